@@ -1,0 +1,309 @@
+-- +goose Up
+
+-- Root secrets of keyed hashes, wrapped by ENCRYPTION_KEY; made once, they survive the rotation of that key.
+CREATE TABLE keys (
+    name    text PRIMARY KEY,
+    wrapped bytea NOT NULL
+);
+
+-- Numbers of running processes; each process holds a session advisory lock on its own (claims of a number whose lock is
+-- free belong to the dead).
+CREATE SEQUENCE owner_numbers;
+
+-- One row per event and rendering: the same event id can reach us in two API versions, and both count (templates and mock
+-- servers also repeat one id over event types). An invoice's
+-- events are filed under the invoice id. Rows are never changed, save that addresses are erased.
+CREATE TABLE facts (
+    payment_id  text    NOT NULL,
+    source      text    NOT NULL,
+    account     text    NOT NULL,
+    livemode    boolean NOT NULL,
+    event_id    text    NOT NULL,
+    api_version text    NOT NULL,
+
+    event_type  text        NOT NULL,
+    created     bigint      NOT NULL, -- Unix seconds, the event's
+    received_at timestamptz NOT NULL, -- first receipt, frozen
+
+    object          text   NOT NULL,
+    object_id       text   NOT NULL,
+    object_created  bigint NOT NULL, -- Unix seconds; 0 unknown
+    status          text   NOT NULL,
+    payment_intent  text   NOT NULL,
+    charge          text   NOT NULL, -- a charge's own id, or the one that last_payment_error names
+    latest_charge   text   NOT NULL,
+    transfer        text   NOT NULL,
+    customer        text   NOT NULL,
+    invoice         text   NOT NULL,
+    order_reference text   NOT NULL,
+    amount          bigint NOT NULL, -- minor units; 0 unknown
+    currency        text   NOT NULL,
+
+    failure_code         text NOT NULL,
+    error_code           text NOT NULL,
+    decline_code         text NOT NULL,
+    outcome_type         text NOT NULL,
+    outcome_reason       text NOT NULL,
+    network_status       text NOT NULL,
+    risk_level           text NOT NULL,
+    stripe_report        text NOT NULL,
+    advice_code          text NOT NULL,
+    network_advice_code  text NOT NULL,
+    network_decline_code text NOT NULL,
+    error_type           text NOT NULL,
+    error_message        text NOT NULL, -- for the merchant only
+    error_param          text NOT NULL,
+    error_doc_url        text NOT NULL,
+    error_method_type    text NOT NULL,
+    error_log_url        text NOT NULL,
+
+    method_id      text   NOT NULL,
+    method_type    text   NOT NULL,
+    method_created bigint NOT NULL, -- Unix seconds; 0 unknown
+    method_saved   text   NOT NULL, -- yes, no, or '' unknown
+    brand          text   NOT NULL,
+    network        text   NOT NULL,
+    last4          text   NOT NULL,
+    exp_month      bigint NOT NULL,
+    exp_year       bigint NOT NULL,
+    country        text   NOT NULL,
+    funding        text   NOT NULL,
+    fingerprint    text   NOT NULL,
+    wallet         text   NOT NULL,
+    cvc_check      text   NOT NULL,
+    postal_check   text   NOT NULL,
+    address_check  text   NOT NULL,
+
+    request_origin     text    NOT NULL, -- api, none, or '' unknown
+    session            text    NOT NULL, -- on_session, off_session, or ''
+    setup_future_usage text    NOT NULL,
+    three_d_secure     text    NOT NULL, -- result, or result:reason
+    three_d_secure_flow text   NOT NULL,
+    moto               boolean NOT NULL,
+    billing_reason     text    NOT NULL,
+    agreement          boolean NOT NULL, -- Frame: a billing agreement is set
+
+    client_secret_hash bytea,
+    contact            bytea, -- sealed addresses; null when there is none, or erased
+    locale             text NOT NULL,
+
+    PRIMARY KEY (payment_id, source, account, livemode, event_id, event_type, api_version)
+);
+
+CREATE TABLE payments (
+    payment_id text    NOT NULL,
+    source     text    NOT NULL,
+    account    text    NOT NULL,
+    livemode   boolean NOT NULL,
+
+    status          text   NOT NULL, -- failing, pending, recovered, canceled; '' while only being made
+    payment_intent  text   NOT NULL,
+    customer        text   NOT NULL,
+    invoice         text   NOT NULL,
+    order_reference text   NOT NULL,
+    amount          bigint NOT NULL,
+    currency        text   NOT NULL,
+    client_secret_hash bytea,
+    failed_received_at timestamptz, -- commit time of the first failure event
+    failed_created     bigint NOT NULL, -- created of the earliest failure; 0 none
+    succeeded_created  bigint NOT NULL, -- created of the success; 0 none
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    PRIMARY KEY (payment_id, source, account, livemode)
+);
+-- A later success of the same customer supersedes what is not sent yet.
+CREATE INDEX payments_customer_success ON payments (customer, succeeded_created)
+    WHERE succeeded_created > 0 AND customer <> '';
+CREATE INDEX payments_invoice ON payments (invoice) WHERE invoice <> '';
+
+CREATE TABLE invoices (
+    invoice_id text    NOT NULL,
+    source     text    NOT NULL,
+    account    text    NOT NULL,
+    livemode   boolean NOT NULL,
+    status         text   NOT NULL, -- open, paid, void, uncollectible, or '' unknown
+    billing_reason text   NOT NULL,
+    settled_created bigint NOT NULL, -- created of the event that settled it; 0 none
+    PRIMARY KEY (invoice_id, source, account, livemode)
+);
+
+-- One row per attempt, failed or succeeded, derived from the facts.
+CREATE TABLE attempts (
+    id         text PRIMARY KEY,
+    payment_id text    NOT NULL,
+    source     text    NOT NULL,
+    account    text    NOT NULL,
+    livemode   boolean NOT NULL,
+    attempt_key text   NOT NULL,
+    result      text   NOT NULL, -- failed, succeeded
+    occurred_at timestamptz NOT NULL,
+    received_at timestamptz NOT NULL,
+
+    payment_intent  text   NOT NULL,
+    charge          text   NOT NULL,
+    customer        text   NOT NULL,
+    invoice         text   NOT NULL,
+    amount          bigint NOT NULL,
+    currency        text   NOT NULL,
+
+    failure_code         text NOT NULL,
+    error_code           text NOT NULL,
+    decline_code         text NOT NULL,
+    outcome_type         text NOT NULL,
+    outcome_reason       text NOT NULL,
+    network_status       text NOT NULL,
+    risk_level           text NOT NULL,
+    advice_code          text NOT NULL,
+    network_advice_code  text NOT NULL,
+    network_decline_code text NOT NULL,
+    error_type           text NOT NULL,
+    error_message        text NOT NULL,
+    error_param          text NOT NULL,
+    error_doc_url        text NOT NULL,
+    error_method_type    text NOT NULL,
+    error_log_url        text NOT NULL,
+
+    method_id     text   NOT NULL,
+    method_type   text   NOT NULL,
+    brand         text   NOT NULL,
+    network       text   NOT NULL,
+    last4         text   NOT NULL,
+    exp_month     bigint NOT NULL,
+    exp_year      bigint NOT NULL,
+    country       text   NOT NULL,
+    funding       text   NOT NULL,
+    fingerprint   text   NOT NULL,
+    cvc_check     text   NOT NULL,
+    postal_check  text   NOT NULL,
+    address_check text   NOT NULL,
+
+    type               text    NOT NULL,
+    code               text    NOT NULL,
+    category           text    NOT NULL,
+    severity           text    NOT NULL,
+    disclosable        boolean NOT NULL,
+    next_step          text    NOT NULL,
+    merchant_next_step text    NOT NULL,
+    decided_by         text    NOT NULL,
+    public_code        text    NOT NULL,
+    public_next_step   text    NOT NULL,
+    public_field       text    NOT NULL,
+    public_retry       boolean NOT NULL,
+    awaits_charge      boolean NOT NULL, -- the attempt has a charge whose event has not come
+
+    presence text NOT NULL,
+    evidence text NOT NULL, -- rung=weight, separated by spaces
+
+    retry_verdict    text   NOT NULL,
+    attempts_used    bigint NOT NULL,
+    attempts_left    bigint NOT NULL,
+    retry_not_before timestamptz,
+    retry_limited_by text   NOT NULL,
+
+    locale     text NOT NULL,
+    events     text NOT NULL, -- event ids, separated by spaces
+    updated_at timestamptz NOT NULL
+);
+CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
+CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';
+CREATE INDEX attempts_customer ON attempts (customer, occurred_at DESC, id DESC) WHERE result = 'failed' AND customer <> '';
+CREATE INDEX attempts_charge ON attempts (charge) WHERE charge <> '';
+
+CREATE TABLE notifications (
+    id         text PRIMARY KEY,
+    payment_id text    NOT NULL,
+    source     text    NOT NULL,
+    account    text    NOT NULL,
+    livemode   boolean NOT NULL,
+
+    failure_id text   NOT NULL,
+    channel    text   NOT NULL, -- checkout, email, inbox
+    template   text   NOT NULL, -- first, reminder_1, ..., attempt
+    status     text   NOT NULL, -- held, sent, delivered, suppressed, canceled, failed, unknown
+    reason     text   NOT NULL,
+    due_at     timestamptz NOT NULL,
+    sent_at    timestamptz,
+    owner      bigint NOT NULL, -- process that has claimed it; 0 none
+    tries      bigint NOT NULL,
+    message_id text   NOT NULL, -- fixed at insert
+    customer   text   NOT NULL,
+    locale     text   NOT NULL,
+    shown_code text   NOT NULL, -- the customer-safe code that was shown
+    mailbox    bytea,           -- keyed hash of the normalised mailbox that it went to
+    read_at    timestamptz,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL
+);
+CREATE INDEX notifications_payment ON notifications (payment_id, source, account, livemode);
+CREATE INDEX notifications_held ON notifications (due_at) WHERE status = 'held';
+CREATE INDEX notifications_owner ON notifications (owner) WHERE owner <> 0;
+CREATE INDEX notifications_inbox ON notifications (customer, created_at DESC, id DESC) WHERE channel = 'inbox' AND customer <> '';
+CREATE INDEX notifications_mailbox ON notifications (mailbox, sent_at) WHERE mailbox IS NOT NULL;
+
+-- What the provider's customer events or API say of a customer: the highest (record_created, record_event) wins.
+CREATE TABLE customers (
+    customer_id text    NOT NULL,
+    source      text    NOT NULL,
+    account     text    NOT NULL,
+    livemode    boolean NOT NULL,
+    record_created bigint  NOT NULL,
+    record_event   text    NOT NULL,
+    deleted        boolean NOT NULL,
+    contact        bytea, -- sealed
+    locale         text    NOT NULL,
+    PRIMARY KEY (customer_id, source, account, livemode)
+);
+
+-- What the merchant says of a customer, by PUT /v1/customers/{customer}/contact.
+CREATE TABLE contacts (
+    customer_id text    NOT NULL,
+    source      text    NOT NULL,
+    account     text    NOT NULL,
+    livemode    boolean NOT NULL,
+    contact     bytea,
+    locale      text NOT NULL,
+    time_zone   text NOT NULL,
+    updated_at  timestamptz NOT NULL,
+    PRIMARY KEY (customer_id, source, account, livemode)
+);
+
+-- Open, verified checkout streams. A row whose heartbeat is old belongs to a replica that is gone.
+CREATE TABLE checkout_streams (
+    id         text PRIMARY KEY,
+    payment_id text    NOT NULL,
+    source     text    NOT NULL,
+    account    text    NOT NULL,
+    livemode   boolean NOT NULL,
+    heartbeat_at timestamptz NOT NULL
+);
+CREATE INDEX checkout_streams_payment ON checkout_streams (payment_id);
+
+-- Signed events that cannot be used as they are; the body is sealed.
+CREATE TABLE quarantine (
+    id          text PRIMARY KEY,
+    source      text NOT NULL,
+    event_id    text NOT NULL,
+    event_type  text NOT NULL,
+    reason      text NOT NULL,
+    body        bytea,
+    received_at timestamptz NOT NULL
+);
+CREATE INDEX quarantine_received ON quarantine (received_at);
+
+-- Links in mails: only a hash of the token is kept.
+CREATE TABLE links (
+    token_hash bytea PRIMARY KEY,
+    notification_id text NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+
+-- Mailboxes that get no mail: unsubscribed, bounced, complained.
+CREATE TABLE suppressions (
+    mailbox    bytea PRIMARY KEY,
+    reason     text NOT NULL,
+    created_at timestamptz NOT NULL
+);
+
+-- +goose Down
+DROP TABLE suppressions, links, quarantine, checkout_streams, contacts, customers, notifications, attempts, invoices, payments, facts, keys;
+DROP SEQUENCE owner_numbers;

@@ -1,0 +1,38 @@
+// Package job holds the arguments of River jobs. They are stored in clear, so they hold ids, never addresses.
+package job
+
+// DeliverMail sends one notification by mail if it is still due, which the claim decides, not the job.
+type DeliverMail struct {
+	NotificationID string `json:"notification_id"`
+}
+
+// Kind names the job in the queue.
+func (DeliverMail) Kind() string { return "deliver_mail" }
+
+// LookUpContact asks the provider's API for what the events of a payment do not say: the customer's address and
+// language, the invoice.
+type LookUpContact struct {
+	PaymentID string `json:"payment_id"`
+	Source    string `json:"source"`
+	Account   string `json:"account,omitempty"`
+	Livemode  bool   `json:"livemode"`
+	Customer  string `json:"customer,omitempty"`
+	Invoice   string `json:"invoice,omitempty"`
+	Intent    string `json:"intent,omitempty"`
+}
+
+// Kind names the job in the queue.
+func (LookUpContact) Kind() string { return "look_up_contact" }
+
+// WakeHeld looks for held mails whose reason has gone, and ends those held for too long. It runs every minute, once
+// over all replicas.
+type WakeHeld struct{}
+
+// Kind names the job in the queue.
+func (WakeHeld) Kind() string { return "wake_held" }
+
+// Queue names. Look-ups have one of their own, so that a slow provider API never delays a mail.
+const (
+	QueueMail   = "mail"
+	QueueLookUp = "look_up"
+)
