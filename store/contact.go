@@ -1,0 +1,218 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"rebound/store/job"
+)
+
+// CustomerKey names a customer of one provider account and mode.
+type CustomerKey struct {
+	CustomerID string
+	Source     string
+	Account    string
+	Livemode   bool
+}
+
+// Recipient is who is to hear of a payment, and in which language.
+type Recipient struct {
+	Email  string // '' when no address is known
+	Locale string // a language wish, '' when none is known
+	Gone   bool   // the customer was deleted: no mail
+}
+
+// sealContact encrypts addresses. The context is the table they stand in: a sealed value cannot be moved to another.
+func (s *Store) sealContact(c *Contact, table string) ([]byte, error) {
+	if c == nil || *c == (Contact{}) {
+		return nil, nil
+	}
+	plain, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("sealing an address: %w", err)
+	}
+	return s.sealer.Seal(plain, []byte(table)), nil
+}
+
+func (s *Store) openContact(sealed []byte, table string) (Contact, error) {
+	var c Contact
+	if len(sealed) == 0 {
+		return c, nil
+	}
+	plain, err := s.sealer.Open(sealed, []byte(table))
+	if err != nil {
+		return c, fmt.Errorf("opening an address: %w", err)
+	}
+	if err := json.Unmarshal(plain, &c); err != nil {
+		return c, errors.New("opening an address: it is not readable")
+	}
+	return c, nil
+}
+
+func (s *Store) sealFact(f *Fact) (err error) {
+	if f.ReceivedAt.IsZero() {
+		f.ReceivedAt = s.Now()
+	}
+	f.Contact, err = s.sealContact(f.Addresses, "facts")
+	return err
+}
+
+func (s *Store) queueCustomer(b *pgx.Batch, c Customer) {
+	sealed, err := s.sealContact(&Contact{Customer: c.Email}, "customers")
+	if err != nil {
+		sealed = nil
+	}
+	b.Queue(`INSERT INTO customers AS c (customer_id, source, account, livemode, record_created, record_event, deleted, contact, locale)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		ON CONFLICT (customer_id, source, account, livemode) DO UPDATE SET record_created = EXCLUDED.record_created,
+			record_event = EXCLUDED.record_event, deleted = EXCLUDED.deleted, contact = EXCLUDED.contact, locale = EXCLUDED.locale
+		WHERE (EXCLUDED.record_created, EXCLUDED.record_event) > (c.record_created, c.record_event)`,
+		c.CustomerID, c.Source, c.Account, c.Livemode, c.RecordCreated, c.RecordEvent, c.Deleted, sealed, c.Locale)
+}
+
+func (s *Store) queueQuarantine(b *pgx.Batch, q Quarantined) {
+	b.Queue(`INSERT INTO quarantine (id, source, event_id, event_type, reason, body, received_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
+		s.hasher.ID("qr_", "quarantine", q.Source, q.EventID, q.EventType), q.Source, q.EventID, q.EventType, q.Reason,
+		s.sealer.Seal(q.Body, []byte("quarantine")), s.Now())
+}
+
+// PutContact keeps what the merchant says of a customer; empty members say nothing. Mails that were held for want of an
+// address go out.
+func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, timeZone string) error {
+	sealed, err := s.sealContact(&Contact{Customer: email}, "contacts")
+	if err != nil {
+		return err
+	}
+	_, err = s.pool.Exec(ctx, `INSERT INTO contacts (customer_id, source, account, livemode, contact, locale, time_zone, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (customer_id, source, account, livemode) DO UPDATE SET contact = EXCLUDED.contact, locale = EXCLUDED.locale,
+			time_zone = EXCLUDED.time_zone, updated_at = EXCLUDED.updated_at`,
+		k.CustomerID, k.Source, k.Account, k.Livemode, sealed, locale, timeZone, s.Now())
+	if err != nil {
+		return fmt.Errorf("keeping the contact of customer %s: %w", k.CustomerID, err)
+	}
+	_, err = s.WakeHeld(ctx, []string{ReasonNoAddress})
+	return err
+}
+
+// Recipient finds a payment's address and language in the order of contract.md §4: the merchant's metadata, the
+// merchant's PUT, receipt_email, the customer's record, billing_details.email. The choice does not know why the payment
+// failed.
+func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (Recipient, error) {
+	var r Recipient
+	var inFacts Contact
+	factRows, err := s.pool.Query(ctx, `SELECT contact, locale FROM facts
+		WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4
+		ORDER BY created DESC, event_id DESC, api_version DESC`, k.PaymentID, k.Source, k.Account, k.Livemode)
+	if err != nil {
+		return r, fmt.Errorf("reading the addresses of payment %s: %w", k.PaymentID, err)
+	}
+	defer factRows.Close()
+	for factRows.Next() {
+		var sealed []byte
+		var locale string
+		if err := factRows.Scan(&sealed, &locale); err != nil {
+			return r, fmt.Errorf("reading the addresses of payment %s: %w", k.PaymentID, err)
+		}
+		c, err := s.openContact(sealed, "facts")
+		if err != nil {
+			return r, err
+		}
+		firstOf(&inFacts.Metadata, c.Metadata)
+		firstOf(&inFacts.Receipt, c.Receipt)
+		firstOf(&inFacts.Customer, c.Customer)
+		firstOf(&inFacts.Billing, c.Billing)
+		firstOf(&r.Locale, locale)
+	}
+	if err := factRows.Err(); err != nil {
+		return r, fmt.Errorf("reading the addresses of payment %s: %w", k.PaymentID, err)
+	}
+	if customer == "" {
+		firstOf(&r.Email, inFacts.Metadata, inFacts.Receipt, inFacts.Customer, inFacts.Billing)
+		return r, nil
+	}
+	var put, record []byte
+	var putLocale, recordLocale string
+	var deleted bool
+	err = s.pool.QueryRow(ctx, `SELECT m.contact, coalesce(m.locale, ''), c.contact, coalesce(c.locale, ''), coalesce(c.deleted, false)
+		FROM (SELECT $1::text AS id, $2::text AS source, $3::text AS account, $4::boolean AS livemode) k
+		LEFT JOIN contacts m ON m.customer_id = k.id AND m.source = k.source AND m.account = k.account AND m.livemode = k.livemode
+		LEFT JOIN customers c ON c.customer_id = k.id AND c.source = k.source AND c.account = k.account AND c.livemode = k.livemode`,
+		customer, k.Source, k.Account, k.Livemode).Scan(&put, &putLocale, &record, &recordLocale, &deleted)
+	if err != nil {
+		return r, fmt.Errorf("reading customer %s: %w", customer, err)
+	}
+	fromPut, err := s.openContact(put, "contacts")
+	if err != nil {
+		return r, err
+	}
+	fromRecord, err := s.openContact(record, "customers")
+	if err != nil {
+		return r, err
+	}
+	r.Gone = deleted
+	firstOf(&r.Email, inFacts.Metadata, fromPut.Customer, inFacts.Receipt, fromRecord.Customer, inFacts.Customer, inFacts.Billing)
+	firstOf(&r.Locale, putLocale, recordLocale)
+	return r, nil
+}
+
+func firstOf(to *string, values ...string) {
+	if i := slices.IndexFunc(values, func(v string) bool { return v != "" }); *to == "" && i >= 0 {
+		*to = values[i]
+	}
+}
+
+// The reasons for which a mail is held until something outside it changes.
+const (
+	ReasonNoAddress         = "no_address"
+	ReasonSMTPNotConfigured = "smtp_not_configured"
+)
+
+// WakeHeld inserts a job for every mail that is due, unclaimed and held for one of the reasons, where that reason may be
+// gone: for no_address only those for whose customer or payment an address has come to be known. It returns how many.
+func (s *Store) WakeHeld(ctx context.Context, reasons []string) (int, error) {
+	rows, err := s.pool.Query(ctx, `SELECT n.id FROM notifications n
+		WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at <= $1 AND n.reason = ANY($2)
+		AND (n.reason <> $3
+			OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account
+				AND c.livemode = n.livemode AND c.contact IS NOT NULL AND NOT c.deleted)
+			OR EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account
+				AND c.livemode = n.livemode AND c.contact IS NOT NULL)
+			OR EXISTS (SELECT 1 FROM facts f WHERE f.payment_id = n.payment_id AND f.source = n.source AND f.account = n.account
+				AND f.livemode = n.livemode AND f.contact IS NOT NULL))
+		ORDER BY n.due_at LIMIT 1000`, s.Now(), reasons, ReasonNoAddress)
+	if err != nil {
+		return 0, fmt.Errorf("looking for held mails: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, fmt.Errorf("looking for held mails: %w", err)
+	}
+	return len(ids), s.InsertMailJobs(ctx, ids)
+}
+
+// InsertMailJobs makes a job for each notification. A job too many is harmless: it finds nothing to claim.
+func (s *Store) InsertMailJobs(ctx context.Context, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if _, err := s.jobs.InsertMany(ctx, mailJobs(ids)); err != nil {
+		return fmt.Errorf("inserting %d mail jobs: %w", len(ids), err)
+	}
+	return nil
+}
+
+func mailJobs(ids []string) []river.InsertManyParams {
+	params := make([]river.InsertManyParams, len(ids))
+	for i, id := range ids {
+		params[i] = river.InsertManyParams{Args: job.DeliverMail{NotificationID: id}, InsertOpts: &river.InsertOpts{Queue: job.QueueMail}}
+	}
+	return params
+}

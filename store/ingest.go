@@ -1,0 +1,319 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/riverqueue/river"
+)
+
+var (
+	factTable         = newTable[Fact]("facts")
+	paymentTable      = newTable[Payment]("payments")
+	attemptTable      = newTable[Attempt]("attempts")
+	notificationTable = newTable[Notification]("notifications")
+)
+
+// CheckoutChannel is the LISTEN channel that carries the ids of payments whose open checkout streams have news.
+const CheckoutChannel = "rebound_checkout"
+
+// Ingest is one transaction that records a group of deliveries: Lock, then Load, then Save, each one round trip. It
+// knows rows, not meaning; what to save is the caller's to work out in between.
+type Ingest struct {
+	tx    pgx.Tx
+	store *Store
+}
+
+// Loaded is what is known of the locked payments and invoices, the group's own facts included.
+type Loaded struct {
+	Payments      map[PaymentKey]*LoadedPayment
+	Invoices      map[PaymentKey]*Invoice // as stored; Facts of an invoice in the group are in InvoiceFacts
+	InvoiceFacts  map[PaymentKey][]Fact
+	KnownCustomer map[PaymentKey]bool // by customer id as PaymentID: the provider's record of it is stored
+}
+
+// LoadedPayment is one payment with all that hangs on it.
+type LoadedPayment struct {
+	Payment       Payment // as stored before this group
+	Facts         []Fact
+	Notifications []Notification
+	AttemptIDs    []string
+	Streams       bool // an open checkout stream waits for news
+}
+
+// Changes is what a group comes to.
+type Changes struct {
+	Payments      []Payment
+	Invoices      []Invoice
+	Attempts      []Attempt
+	Notifications []Notification
+	// Ids of attempts and notifications that the facts no longer bear out.
+	StaleAttempts, StaleNotifications []string
+	Customers                         []Customer
+	Quarantined                       []Quarantined
+	Jobs                              []river.InsertManyParams
+	News                              []string // payment ids whose open checkout streams are to be told
+}
+
+// InIngest runs fn in one transaction and commits it. An error of fn, or of the commit, leaves nothing behind, save
+// where the answer to the commit was lost: then repeating the group is harmless.
+func (s *Store) InIngest(ctx context.Context, fn func(*Ingest) error) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return fn(&Ingest{tx: tx, store: s}) })
+}
+
+// IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
+func IsDataError(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || len(pg.Code) < 2 {
+		return false
+	}
+	switch pg.Code[:2] {
+	case "22", "23", "54": // data exception, integrity constraint, program limit exceeded
+		return true
+	}
+	return false
+}
+
+type keyArrays struct {
+	ids, sources, accounts []string
+	livemodes              []bool
+}
+
+func arraysOf(keys []PaymentKey) keyArrays {
+	var a keyArrays
+	for _, k := range keys {
+		a.ids = append(a.ids, k.PaymentID)
+		a.sources = append(a.sources, k.Source)
+		a.accounts = append(a.accounts, k.Account)
+		a.livemodes = append(a.livemodes, k.Livemode)
+	}
+	return a
+}
+
+func (a keyArrays) args(more ...any) []any {
+	return append([]any{a.ids, a.sources, a.accounts, a.livemodes}, more...)
+}
+
+const keyRows = `unnest($1::text[], $2::text[], $3::text[], $4::boolean[]) AS k(id, source, account, livemode)`
+
+func keyMatch(t, id string) string {
+	return fmt.Sprintf("%s.%s = k.id AND %s.source = k.source AND %s.account = k.account AND %s.livemode = k.livemode", t, id, t, t, t)
+}
+
+// LockInvoices makes and locks the invoices, and returns the payments that are known to belong to them. It comes before
+// Load, so that every replica locks invoices first and payments after.
+func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]PaymentKey, error) {
+	if len(invoices) == 0 {
+		return nil, nil
+	}
+	invoices = sorted(invoices)
+	a := arraysOf(invoices)
+	var linked []PaymentKey
+	b := &pgx.Batch{}
+	b.Queue(`SET LOCAL enable_seqscan = off`)
+	b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
+		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args()...)
+	b.Queue(`SELECT 1 FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id")+`
+		ORDER BY i.invoice_id COLLATE "C", i.source, i.account, i.livemode FOR UPDATE OF i`, a.args()...)
+	b.Queue(`SELECT p.payment_id, p.source, p.account, p.livemode FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "invoice"),
+		a.args()...).Query(func(rows pgx.Rows) (err error) {
+		linked, err = pgx.CollectRows(rows, pgx.RowToStructByName[PaymentKey])
+		return err
+	})
+	if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("locking %d invoices: %w", len(invoices), err)
+	}
+	return linked, nil
+}
+
+// Load locks the payments in the one order that every replica uses, adds the group's facts, and reads all that is known
+// of the payments and invoices. The lock comes first: what is read after it cannot change until the commit.
+func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, facts []Fact) (*Loaded, error) {
+	now := in.store.now().UTC()
+	payments = sorted(payments)
+	l := &Loaded{
+		Payments:      make(map[PaymentKey]*LoadedPayment, len(payments)),
+		Invoices:      make(map[PaymentKey]*Invoice),
+		InvoiceFacts:  make(map[PaymentKey][]Fact),
+		KnownCustomer: make(map[PaymentKey]bool),
+	}
+	for _, k := range payments {
+		l.Payments[k] = &LoadedPayment{Payment: Payment{PaymentKey: k, CreatedAt: now}}
+	}
+	for i := range facts {
+		if err := in.store.sealFact(&facts[i]); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(facts, func(a, b Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
+
+	a := arraysOf(payments)
+	withInvoices := arraysOf(append(slices.Clone(payments), invoices...))
+	b := &pgx.Batch{}
+	b.Queue(`SET LOCAL enable_seqscan = off`) // a fresh database has no statistics to plan by
+	b.Queue(`INSERT INTO payments (payment_id, source, account, livemode, status, payment_intent, customer, invoice,
+			order_reference, amount, currency, failed_created, succeeded_created, created_at, updated_at)
+		SELECT k.*, '', '', '', '', '', 0, '', 0, 0, $5, $5 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args(now)...)
+	b.Queue(`SELECT `+paymentTable.selected("p")+` FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "payment_id")+`
+		ORDER BY p.payment_id COLLATE "C", p.source, p.account, p.livemode FOR UPDATE OF p`, a.args()...).Query(
+		each(func(p Payment) { l.Payments[p.PaymentKey].Payment = p }))
+	b.Queue(factTable.insert(`ON CONFLICT DO NOTHING`), factTable.arrays(facts)...)
+	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"), withInvoices.args()...).Query(
+		each(func(f Fact) {
+			if p := l.Payments[f.PaymentKey]; p != nil {
+				p.Facts = append(p.Facts, f)
+			} else {
+				l.InvoiceFacts[f.PaymentKey] = append(l.InvoiceFacts[f.PaymentKey], f)
+			}
+		}))
+	b.Queue(`SELECT `+notificationTable.selected("n")+` FROM notifications n JOIN `+keyRows+` ON `+keyMatch("n", "payment_id"), a.args()...).Query(
+		each(func(n Notification) {
+			p := l.Payments[n.PaymentKey]
+			p.Notifications = append(p.Notifications, n)
+		}))
+	type attemptID struct {
+		PaymentKey
+		ID string `db:"id"`
+	}
+	b.Queue(`SELECT t.payment_id, t.source, t.account, t.livemode, t.id FROM attempts t JOIN `+keyRows+` ON `+keyMatch("t", "payment_id"),
+		a.args()...).Query(each(func(t attemptID) {
+		p := l.Payments[t.PaymentKey]
+		p.AttemptIDs = append(p.AttemptIDs, t.ID)
+	}))
+	b.Queue(`SELECT DISTINCT c.payment_id, c.source, c.account, c.livemode FROM checkout_streams c JOIN `+keyRows+` ON `+keyMatch("c", "payment_id"),
+		a.args()...).Query(each(func(k PaymentKey) { l.Payments[k].Streams = true }))
+	b.Queue(`SELECT i.invoice_id AS payment_id, i.source, i.account, i.livemode, i.status, i.billing_reason, i.settled_created
+		FROM invoices i JOIN (
+			SELECT * FROM unnest($5::text[], $1::text[], $2::text[], $3::boolean[]) AS g(id, source, account, livemode)
+			UNION SELECT p.invoice, p.source, p.account, p.livemode FROM payments p
+			JOIN unnest($4::text[], $1::text[], $2::text[], $3::boolean[]) AS h(id, source, account, livemode)
+			ON p.payment_id = h.id AND p.source = h.source AND p.account = h.account AND p.livemode = h.livemode WHERE p.invoice <> ''
+		) k ON `+keyMatch("i", "invoice_id"), pairedArgs(payments, invoices)...).Query(
+		each(func(i storedInvoice) {
+			inv := Invoice(i)
+			l.Invoices[i.PaymentKey] = &inv
+		}))
+	customers := customersOf(facts)
+	if len(customers) > 0 {
+		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c JOIN `+keyRows+` ON `+keyMatch("c", "customer_id"),
+			arraysOf(customers).args()...).Query(each(func(k PaymentKey) { l.KnownCustomer[k] = true }))
+	}
+	if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
+	}
+	return l, nil
+}
+
+// storedInvoice reads an Invoice by column names.
+type storedInvoice struct {
+	PaymentKey
+	Status         string `db:"status"`
+	BillingReason  string `db:"billing_reason"`
+	SettledCreated int64  `db:"settled_created"`
+}
+
+// pairedArgs pads payments and invoices to one length, so that they can share the key columns of one unnest.
+func pairedArgs(payments, invoices []PaymentKey) []any {
+	all := append(slices.Clone(payments), invoices...)
+	a := arraysOf(all)
+	paymentIDs, invoiceIDs := make([]string, len(all)), make([]string, len(all))
+	for i, k := range all {
+		if i < len(payments) {
+			paymentIDs[i] = k.PaymentID
+		} else {
+			invoiceIDs[i] = k.PaymentID
+		}
+	}
+	return []any{a.sources, a.accounts, a.livemodes, paymentIDs, invoiceIDs}
+}
+
+func customersOf(facts []Fact) []PaymentKey {
+	seen := make(map[PaymentKey]bool)
+	for _, f := range facts {
+		if f.Customer != "" {
+			seen[PaymentKey{f.Customer, f.Source, f.Account, f.Livemode}] = true
+		}
+	}
+	keys := make([]PaymentKey, 0, len(seen))
+	for k := range seen {
+		keys = append(keys, k)
+	}
+	return sorted(keys)
+}
+
+func sorted(keys []PaymentKey) []PaymentKey {
+	keys = slices.Clone(keys)
+	slices.SortFunc(keys, PaymentKey.Compare)
+	return slices.Compact(keys)
+}
+
+func each[T any](do func(T)) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		for rows.Next() {
+			v, err := pgx.RowToStructByName[T](rows)
+			if err != nil {
+				return err
+			}
+			do(v)
+		}
+		return rows.Err()
+	}
+}
+
+// Save writes what the group came to.
+func (in *Ingest) Save(ctx context.Context, c Changes) error {
+	b := &pgx.Batch{}
+	if len(c.Payments) > 0 {
+		b.Queue(paymentTable.insert(`ON CONFLICT (payment_id, source, account, livemode) DO UPDATE SET `+
+			paymentTable.excluded("payment_id", "source", "account", "livemode", "created_at")), paymentTable.arrays(c.Payments)...)
+	}
+	for _, i := range c.Invoices {
+		b.Queue(`UPDATE invoices SET status = $5, billing_reason = $6, settled_created = $7
+			WHERE invoice_id = $1 AND source = $2 AND account = $3 AND livemode = $4`,
+			i.PaymentID, i.Source, i.Account, i.Livemode, i.Status, i.BillingReason, i.SettledCreated)
+	}
+	if len(c.StaleAttempts) > 0 {
+		b.Queue(`DELETE FROM attempts WHERE id = ANY($1)`, c.StaleAttempts)
+	}
+	if len(c.StaleNotifications) > 0 {
+		b.Queue(`DELETE FROM notifications WHERE id = ANY($1) AND owner = 0`, c.StaleNotifications)
+	}
+	if len(c.Attempts) > 0 {
+		b.Queue(attemptTable.insert(`ON CONFLICT (id) DO UPDATE SET `+attemptTable.excluded("id")), attemptTable.arrays(c.Attempts)...)
+	}
+	if len(c.Notifications) > 0 {
+		// What is claimed or over is out of reach: only its sender may still change it.
+		b.Queue(notificationTable.insert(`ON CONFLICT (id) DO UPDATE SET `+
+			notificationTable.excluded("id", "owner", "tries", "message_id", "mailbox", "read_at", "created_at")+`
+			WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`),
+			notificationTable.arrays(c.Notifications)...)
+	}
+	for _, cust := range c.Customers {
+		in.store.queueCustomer(b, cust)
+	}
+	for _, q := range c.Quarantined {
+		in.store.queueQuarantine(b, q)
+	}
+	for _, id := range c.News {
+		b.Queue(`SELECT pg_notify($1, $2)`, CheckoutChannel, id)
+	}
+	if b.Len() > 0 {
+		if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
+			return fmt.Errorf("saving %d payments: %w", len(c.Payments), err)
+		}
+	}
+	if len(c.Jobs) > 0 {
+		if _, err := in.store.jobs.InsertManyFastTx(ctx, in.tx, c.Jobs); err != nil {
+			return fmt.Errorf("inserting %d jobs: %w", len(c.Jobs), err)
+		}
+	}
+	return nil
+}
+
+// Now is the store's clock, in UTC and in the precision that Postgres keeps.
+func (s *Store) Now() time.Time { return s.now().UTC().Truncate(time.Microsecond) }

@@ -1,0 +1,201 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"rebound/store/job"
+)
+
+// Refusal says why a notification could not be claimed.
+type Refusal string
+
+// The refusals.
+const (
+	NotHeld    Refusal = "not_held"    // sent, ended, or claimed by another process
+	NotDue     Refusal = "not_due"     // a job of its own will come when it is
+	NotFailing Refusal = "not_failing" // the payment is pending or over
+	StreamOpen Refusal = "stream_open" // the customer is at the checkout page now, and reads it there
+	Superseded Refusal = "superseded"  // a later success or a settled invoice made it pointless
+)
+
+// streamAlive is how old the heartbeat of an open checkout stream may be.
+const streamAlive = 30 * time.Second
+
+// Claimed is a mail that this process, and no other, may now send.
+type Claimed struct {
+	Notification Notification
+	Payment      Payment
+	Attempt      Attempt // the newest failed one: later attempts change the text until the claim
+}
+
+// Claim gives a held, due mail to the owner if its payment is still failing, which it reads under the payment's lock: no
+// claim commits after a success has. Exactly one of the results is set; both are zero where there is no such id.
+func (s *Store) Claim(ctx context.Context, owner int64, id string) (claimed *Claimed, refusal Refusal, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		claimed, refusal, err = s.claim(ctx, tx, owner, id)
+		return err
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("claiming mail %s: %w", id, err)
+	}
+	return claimed, refusal, nil
+}
+
+func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*Claimed, Refusal, error) {
+	now := s.Now()
+	payment, err := one[Payment](ctx, tx, `SELECT `+paymentTable.selected("p")+` FROM payments p JOIN notifications n
+		ON n.payment_id = p.payment_id AND n.source = p.source AND n.account = p.account AND n.livemode = p.livemode
+		WHERE n.id = $1 FOR SHARE OF p`, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, NotHeld, nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	// After the lock, so that what is read is what the last holder committed.
+	n, err := one[Notification](ctx, tx, `SELECT `+notificationTable.selected("n")+` FROM notifications n WHERE n.id = $1 FOR UPDATE`, id)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case n.Status != Held || n.Owner != 0:
+		return nil, NotHeld, nil
+	case n.DueAt.After(now):
+		return nil, NotDue, nil
+	case payment.Status != "failing":
+		return nil, NotFailing, nil
+	}
+	var streaming, superseded bool
+	k := payment.PaymentKey
+	err = tx.QueryRow(ctx, `SELECT
+		EXISTS (SELECT 1 FROM checkout_streams c WHERE c.payment_id = $1 AND c.source = $2 AND c.account = $3 AND c.livemode = $4 AND c.heartbeat_at > $5),
+		EXISTS (SELECT 1 FROM payments o WHERE o.customer = $6 AND $6 <> '' AND o.source = $2 AND o.account = $3 AND o.livemode = $4
+			AND o.succeeded_created >= $7 AND o.succeeded_created > 0 AND o.payment_id <> $1
+			AND (o.amount = $8 AND o.currency = $9 OR o.order_reference = $11 AND $11 <> ''))
+		OR EXISTS (SELECT 1 FROM payments o WHERE o.invoice = $10 AND $10 <> '' AND o.source = $2 AND o.account = $3 AND o.livemode = $4
+			AND o.succeeded_created >= $7 AND o.succeeded_created > 0)
+		OR EXISTS (SELECT 1 FROM invoices i WHERE i.invoice_id = $10 AND $10 <> '' AND i.source = $2 AND i.account = $3 AND i.livemode = $4
+			AND i.settled_created > 0)`,
+		k.PaymentID, k.Source, k.Account, k.Livemode, now.Add(-streamAlive), payment.Customer, payment.FailedCreated,
+		payment.Amount, payment.Currency, payment.Invoice, payment.OrderReference).Scan(&streaming, &superseded)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case superseded:
+		_, err := tx.Exec(ctx, `UPDATE notifications SET status = $2, reason = $3, updated_at = $4 WHERE id = $1`, id, Canceled, string(Superseded), now)
+		return nil, Superseded, err
+	case streaming:
+		return nil, StreamOpen, nil
+	}
+	attempt, err := one[Attempt](ctx, tx, `SELECT `+attemptTable.selected("a")+` FROM attempts a
+		WHERE a.payment_id = $1 AND a.source = $2 AND a.account = $3 AND a.livemode = $4 AND a.result = 'failed'
+		ORDER BY a.occurred_at DESC, a.attempt_key COLLATE "C" DESC LIMIT 1`, k.PaymentID, k.Source, k.Account, k.Livemode)
+	if err != nil {
+		return nil, "", fmt.Errorf("reading the newest attempt of payment %s: %w", k.PaymentID, err)
+	}
+	_, err = tx.Exec(ctx, `UPDATE notifications SET owner = $2, tries = tries + 1, failure_id = $3, shown_code = $4, updated_at = $5 WHERE id = $1`,
+		id, owner, attempt.ID, attempt.PublicCode, now)
+	n.Owner, n.Tries, n.FailureID, n.ShownCode = owner, n.Tries+1, attempt.ID, attempt.PublicCode
+	return &Claimed{Notification: n, Payment: payment, Attempt: attempt}, "", err
+}
+
+func one[T any](ctx context.Context, q interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, sql string, args ...any) (T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+}
+
+// Settle ends a claim: the owner says what became of the mail. It has no effect, and returns false, where the claim is no
+// longer the owner's. Later makes a job at DueAt when the mail is to be tried again.
+func (s *Store) Settle(ctx context.Context, owner int64, n Notification, later bool) (bool, error) {
+	var settled bool
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `UPDATE notifications SET status = $3, reason = $4, due_at = $5, sent_at = $6, locale = $7, mailbox = $8,
+			owner = 0, updated_at = $9 WHERE id = $1 AND owner = $2`,
+			n.ID, owner, n.Status, n.Reason, n.DueAt, n.SentAt, n.Locale, n.Mailbox, s.Now())
+		if err != nil {
+			return err
+		}
+		settled = tag.RowsAffected() == 1
+		if !settled || !later {
+			return nil
+		}
+		_, err = s.jobs.InsertTx(ctx, tx, job.DeliverMail{NotificationID: n.ID}, &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: n.DueAt})
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("settling mail %s: %w", n.ID, err)
+	}
+	return settled, nil
+}
+
+// Schedule adds held mails with their jobs, those that exist already excepted: the reminders after a first mail.
+func (s *Store) Schedule(ctx context.Context, mails []Notification) error {
+	if len(mails) == 0 {
+		return nil
+	}
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, notificationTable.insert(`ON CONFLICT DO NOTHING`), notificationTable.arrays(mails)...); err != nil {
+			return err
+		}
+		jobs := make([]river.InsertManyParams, len(mails))
+		for i, n := range mails {
+			jobs[i] = river.InsertManyParams{Args: job.DeliverMail{NotificationID: n.ID}, InsertOpts: &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: n.DueAt}}
+		}
+		_, err := s.jobs.InsertManyTx(ctx, tx, jobs)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("scheduling %d mails: %w", len(mails), err)
+	}
+	return nil
+}
+
+// HoldFor records why a due mail is not being sent, without a claim.
+func (s *Store) HoldFor(ctx context.Context, id, reason string) error {
+	_, err := s.pool.Exec(ctx, `UPDATE notifications SET reason = $2, updated_at = $3 WHERE id = $1 AND status = 'held' AND owner = 0`, id, reason, s.Now())
+	if err != nil {
+		return fmt.Errorf("holding mail %s: %w", id, err)
+	}
+	return nil
+}
+
+// ExpireHeld suppresses mails that were held for longer than maxAge after they were due; it returns how many.
+func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (int64, error) {
+	tag, err := s.pool.Exec(ctx, `UPDATE notifications SET status = 'suppressed', reason = CASE WHEN reason = '' THEN 'too_old' ELSE reason END, updated_at = $1
+		WHERE status = 'held' AND channel = 'email' AND owner = 0 AND due_at < $2`, s.Now(), s.Now().Add(-maxAge))
+	if err != nil {
+		return 0, fmt.Errorf("expiring held mails: %w", err)
+	}
+	return tag.RowsAffected(), nil
+}
+
+// MailboxUse counts the mails that went to a mailbox since each of the times, and tells why it is suppressed, if it is.
+func (s *Store) MailboxUse(ctx context.Context, mailbox []byte, since1, since2 time.Time) (n1, n2 int, suppressed string, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE sent_at > $2), count(*) FILTER (WHERE sent_at > $3),
+		coalesce((SELECT reason FROM suppressions WHERE mailbox = $1), '')
+		FROM notifications WHERE mailbox = $1 AND sent_at > LEAST($2, $3)`, mailbox, since1, since2).Scan(&n1, &n2, &suppressed)
+	if err != nil {
+		return 0, 0, "", fmt.Errorf("counting the mails of a mailbox: %w", err)
+	}
+	return n1, n2, suppressed, nil
+}
+
+// Suppress stops all mail to a mailbox.
+func (s *Store) Suppress(ctx context.Context, mailbox []byte, reason string) error {
+	_, err := s.pool.Exec(ctx, `INSERT INTO suppressions (mailbox, reason, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, mailbox, reason, s.Now())
+	if err != nil {
+		return fmt.Errorf("suppressing a mailbox: %w", err)
+	}
+	return nil
+}

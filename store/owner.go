@@ -1,0 +1,136 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ownerLock is the class of the advisory locks that processes hold on their numbers.
+const ownerLock = 0x7265626f
+
+// ErrOwnerLost is returned by Check once the session that holds the lock is gone: claims may by now be another's.
+var ErrOwnerLost = errors.New("this process no longer holds the lock on its claims")
+
+// Owner is this process in the eyes of the others: a number, and a session advisory lock on it, held on a connection of
+// its own. While the lock is held nobody else touches its claims; when the process dies Postgres frees it.
+type Owner struct {
+	Number int64
+
+	mu   sync.Mutex
+	conn *pgx.Conn
+}
+
+// NewOwner takes a fresh number and its lock.
+func (s *Store) NewOwner(ctx context.Context) (*Owner, error) {
+	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	if err != nil {
+		return nil, fmt.Errorf("connecting for the process lock: %w", err)
+	}
+	o := &Owner{conn: conn}
+	if err := conn.QueryRow(ctx, `SELECT nextval('owner_numbers')`).Scan(&o.Number); err == nil {
+		_, err = conn.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, int32(ownerLock), int32(o.Number))
+		if err == nil {
+			return o, nil
+		}
+	}
+	_ = conn.Close(ctx)
+	return nil, fmt.Errorf("taking the process lock: %w", err)
+}
+
+// Check asks over the locking session itself whether it still lives, and returns ErrOwnerLost if it does not.
+func (o *Owner) Check(ctx context.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if o.conn.IsClosed() {
+		return ErrOwnerLost
+	}
+	if err := o.conn.Ping(ctx); err != nil {
+		_ = o.conn.Close(ctx)
+		return ErrOwnerLost
+	}
+	return nil
+}
+
+// Close gives the lock back. Claims that are still open are then free for the others to take over.
+func (o *Owner) Close(ctx context.Context) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_ = o.conn.Close(ctx)
+}
+
+// IdleOwners lists the numbers that have claims open, and whose lock nobody holds at this moment.
+func (s *Store) IdleOwners(ctx context.Context) ([]int64, error) {
+	rows, err := s.pool.Query(ctx, `SELECT DISTINCT n.owner FROM notifications n WHERE n.owner <> 0 AND NOT EXISTS (
+		SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		AND l.classid = $1::bigint::oid AND l.objid = n.owner::oid AND l.objsubid = 2 AND l.granted)`, int64(ownerLock))
+	if err != nil {
+		return nil, fmt.Errorf("looking for dead processes: %w", err)
+	}
+	idle, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("looking for dead processes: %w", err)
+	}
+	return idle, nil
+}
+
+// TakeOver releases the claims of a dead process: they become held and get jobs again or, where sending twice is worse
+// than not at all, unknown. It does nothing, and returns no ids, if the process turns out to live.
+func (s *Store) TakeOver(ctx context.Context, number int64, again bool) (ids []string, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		var dead bool
+		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1, $2)`, int32(ownerLock), int32(number)).Scan(&dead); err != nil || !dead {
+			return err
+		}
+		status, reason := Held, ""
+		if !again {
+			status, reason = Unknown, "sender_died"
+		}
+		rows, err := tx.Query(ctx, `UPDATE notifications SET owner = 0, status = $2, reason = $3, updated_at = $4 WHERE owner = $1 RETURNING id`,
+			number, status, reason, s.Now())
+		if err != nil {
+			return err
+		}
+		if ids, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || !again || len(ids) == 0 {
+			return err
+		}
+		_, err = s.jobs.InsertManyTx(ctx, tx, mailJobs(ids))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("taking over the claims of process %d: %w", number, err)
+	}
+	return ids, nil
+}
+
+// RequeueOverdue makes jobs for mails that could have gone out long before, and that nobody has claimed: the process that
+// had fetched their job was killed before the claim. Each is requeued at most once per period.
+func (s *Store) RequeueOverdue(ctx context.Context, overdue, period time.Duration) (ids []string, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		now := s.Now()
+		rows, err := tx.Query(ctx, `UPDATE notifications SET updated_at = $1 WHERE id IN (
+			SELECT n.id FROM notifications n JOIN payments p
+				ON p.payment_id = n.payment_id AND p.source = n.source AND p.account = n.account AND p.livemode = n.livemode
+			WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.reason = '' AND n.due_at < $2 AND n.updated_at < $3
+				AND p.status = 'failing'
+			ORDER BY n.due_at LIMIT 500 FOR UPDATE OF n SKIP LOCKED) RETURNING id`, now, now.Add(-overdue), now.Add(-period))
+		if err != nil {
+			return err
+		}
+		if ids, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(ids) == 0 {
+			return err
+		}
+		_, err = s.jobs.InsertManyTx(ctx, tx, mailJobs(ids))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("requeueing overdue mails: %w", err)
+	}
+	return ids, nil
+}

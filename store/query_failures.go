@@ -1,0 +1,195 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrNotFound is returned where an id names no row that the caller may see. It does not tell an unknown id from a
+// foreign one.
+var ErrNotFound = errors.New("no such row")
+
+// Failure is a failed attempt with the state of its payment and what was decided to tell of it.
+type Failure struct {
+	Attempt
+	PaymentStatus string         `db:"payment_status"`
+	Notifications []Notification `db:"-"` // oldest first
+}
+
+// Within narrows a question to one account or one mode; a nil member does not.
+type Within struct {
+	Account  *string // '' is the platform's own
+	Livemode *bool
+}
+
+// FailureFilter chooses failures. Zero members do not filter.
+type FailureFilter struct {
+	Within
+	PaymentID string
+	Charge    string
+	Customer  string
+	Category  string
+	Status    string // of the payment
+	Source    string
+	From      time.Time // failed at or after
+	Before    time.Time // failed before
+	After     string    // id of the failure that ended the page before
+	Limit     int
+}
+
+// question builds the WHERE part of a statement, one argument at a time.
+type question struct {
+	where []string
+	args  []any
+}
+
+// and adds a condition; each ? in it is one of the values.
+func (q *question) and(condition string, values ...any) {
+	for _, v := range values {
+		q.args = append(q.args, v)
+		condition = strings.Replace(condition, "?", "$"+strconv.Itoa(len(q.args)), 1)
+	}
+	q.where = append(q.where, condition)
+}
+
+func (q *question) within(w Within, alias string) {
+	if w.Account != nil {
+		q.and(alias+".account = ?", *w.Account)
+	}
+	if w.Livemode != nil {
+		q.and(alias+".livemode = ?", *w.Livemode)
+	}
+}
+
+func (q *question) String() string { return strings.Join(q.where, " AND ") }
+
+// listOf names every column of T's table under an alias.
+func listOf[T any](alias string) string {
+	var names []string
+	for _, c := range columnsOf(reflect.TypeFor[T](), nil) {
+		names = append(names, alias+"."+c.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// sameKey joins two tables on the whole payment key.
+func sameKey(a, b string) string {
+	return fmt.Sprintf("%[1]s.payment_id = %[2]s.payment_id AND %[1]s.source = %[2]s.source AND %[1]s.account = %[2]s.account AND %[1]s.livemode = %[2]s.livemode", a, b)
+}
+
+var selectAttempts = "SELECT " + listOf[Attempt]("a") + ", p.status AS payment_status FROM attempts a JOIN payments p ON " + sameKey("p", "a")
+
+// failuresSQL is the statement of FailurePage. The conditions of the partial indexes stand in it as literals, so that a
+// generic plan can use them too.
+func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
+	q := &question{where: []string{"a.result = 'failed'"}}
+	q.within(f.Within, "a")
+	for _, eq := range []struct{ column, value string }{
+		{"a.payment_id", f.PaymentID}, {"a.charge", f.Charge}, {"a.customer", f.Customer},
+		{"a.category", f.Category}, {"a.source", f.Source}, {"p.status", f.Status},
+	} {
+		if eq.value == "" {
+			continue
+		}
+		q.and(eq.column+" = ?", eq.value)
+		if eq.column == "a.charge" || eq.column == "a.customer" {
+			q.and(eq.column + " <> ''")
+		}
+	}
+	if !f.From.IsZero() {
+		q.and("a.occurred_at >= ?", f.From)
+	}
+	if !f.Before.IsZero() {
+		q.and("a.occurred_at < ?", f.Before)
+	}
+	if f.After != "" {
+		q.and("(a.occurred_at, a.id) <= (?, ?)", after, f.After)
+	}
+	return selectAttempts + " WHERE " + q.String() + " ORDER BY a.occurred_at DESC, a.id DESC LIMIT " + strconv.Itoa(f.Limit+1), q.args
+}
+
+// FailurePage lists failures, newest first, and tells whether older ones follow. It returns ErrNotFound when
+// f.After names no failure within f.Within.
+func (s *Store) FailurePage(ctx context.Context, f FailureFilter) (page []Failure, more bool, err error) {
+	var after time.Time
+	if f.After != "" {
+		q := &question{where: []string{"a.result = 'failed'"}}
+		q.and("a.id = ?", f.After)
+		q.within(f.Within, "a")
+		err := s.pool.QueryRow(ctx, "SELECT a.occurred_at FROM attempts a WHERE "+q.String(), q.args...).Scan(&after)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil, false, ErrNotFound
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("reading where failure %s stands: %w", f.After, err)
+		}
+	}
+	sql, args := failuresSQL(f, after)
+	page, err = collect[Failure](ctx, s.pool, sql, args...)
+	if err != nil {
+		return nil, false, fmt.Errorf("listing failures: %w", err)
+	}
+	if more = len(page) > f.Limit; more {
+		page = page[:f.Limit]
+	}
+	return page, more, s.addNotifications(ctx, s.pool, page)
+}
+
+// FindFailure reads one failed attempt.
+func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, error) {
+	q := &question{where: []string{"a.result = 'failed'"}}
+	q.and("a.id = ?", id)
+	q.within(w, "a")
+	found, err := collect[Failure](ctx, s.pool, selectAttempts+" WHERE "+q.String(), q.args...)
+	if err != nil {
+		return Failure{}, fmt.Errorf("reading failure %s: %w", id, err)
+	}
+	if len(found) == 0 {
+		return Failure{}, ErrNotFound
+	}
+	return found[0], s.addNotifications(ctx, s.pool, found)
+}
+
+// addNotifications gives each failure its notifications, by the index on their payments.
+func (s *Store) addNotifications(ctx context.Context, db querier, failures []Failure) error {
+	if len(failures) == 0 {
+		return nil
+	}
+	payments := make([]string, len(failures))
+	at := make(map[string]int, len(failures))
+	for i, f := range failures {
+		payments[i], at[f.ID] = f.PaymentID, i
+	}
+	rows, err := collect[Notification](ctx, db, "SELECT "+listOf[Notification]("n")+` FROM notifications n
+		WHERE n.payment_id = ANY($1) ORDER BY n.created_at, n.id`, payments)
+	if err != nil {
+		return fmt.Errorf("reading the notifications of %d failures: %w", len(failures), err)
+	}
+	for _, n := range rows {
+		if i, ok := at[n.FailureID]; ok {
+			failures[i].Notifications = append(failures[i].Notifications, n)
+		}
+	}
+	return nil
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// collect reads rows into structs by the names of their columns.
+func collect[T any](ctx context.Context, db querier, sql string, args ...any) ([]T, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[T])
+}

@@ -1,0 +1,153 @@
+// Package store keeps what Rebound knows in Postgres, one file per table or question. It knows rows, not their meaning.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"go.uber.org/zap"
+
+	"rebound/store/seal"
+)
+
+// Config is what a Store needs.
+type Config struct {
+	DSN      string
+	Keys     []seal.Key // the first encrypts, all decrypt
+	MaxConns int32      // 0: 16
+	Now      func() time.Time
+	Log      *zap.Logger
+}
+
+// Store is a pool of connections with the keys that seal what is written. It is safe for concurrent use.
+type Store struct {
+	pool   *pgxpool.Pool
+	sealer *seal.Sealer
+	hasher *seal.Hasher
+	jobs   *river.Client[pgx.Tx] // inserts only; workers have a client of their own
+	now    func() time.Time
+	log    *zap.Logger
+}
+
+// Open connects, checks that the schema is there, and unwraps the keys of hashes, making them at the very first start.
+// Close releases the connections.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	sealer, err := seal.NewSealer(c.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	pool, err := connect(ctx, c.DSN, c.MaxConns)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{pool: pool, sealer: sealer, now: c.Now, log: c.Log}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = zap.NewNop()
+	}
+	if s.hasher, err = s.rootHasher(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	if s.jobs, err = river.NewClient(riverpgxv5.New(pool), &river.Config{}); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("making the job client: %w", err)
+	}
+	return s, nil
+}
+
+func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		// The parser's error can hold the password.
+		return nil, errors.New("reading DATABASE_URL: it is not a Postgres connection string")
+	}
+	config.MaxConns = maxConns
+	if config.MaxConns == 0 {
+		config.MaxConns = 16
+	}
+	config.ConnConfig.ConnectTimeout = 3 * time.Second
+	params := config.ConnConfig.RuntimeParams
+	setDefault(params, "application_name", "rebound")
+	setDefault(params, "timezone", "UTC")
+	// A lost host must free its locks in seconds; Linux's own default is two hours.
+	setDefault(params, "tcp_keepalives_idle", "10")
+	setDefault(params, "tcp_keepalives_interval", "5")
+	setDefault(params, "tcp_keepalives_count", "3")
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to Postgres: %w", err)
+	}
+	return pool, nil
+}
+
+func setDefault(m map[string]string, key, value string) {
+	if _, set := m[key]; !set {
+		m[key] = value
+	}
+}
+
+// rootHasher reads the key that ids and address hashes are made with. It is made once: with another key every id would
+// change.
+func (s *Store) rootHasher(ctx context.Context) (*seal.Hasher, error) {
+	const name = "hash"
+	if _, err := s.pool.Exec(ctx, `INSERT INTO keys (name, wrapped) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
+		name, s.sealer.Wrap(seal.NewRootKey())); err != nil {
+		return nil, fmt.Errorf("making the hash key: %w", err)
+	}
+	var wrapped []byte
+	if err := s.pool.QueryRow(ctx, `SELECT wrapped FROM keys WHERE name = $1`, name).Scan(&wrapped); err != nil {
+		return nil, fmt.Errorf("reading the hash key: %w", err)
+	}
+	root, rewrap, err := s.sealer.Unwrap(wrapped)
+	if err != nil {
+		return nil, fmt.Errorf("unwrapping the hash key: no key in ENCRYPTION_KEY fits this database: %w", err)
+	}
+	if rewrap {
+		if _, err := s.pool.Exec(ctx, `UPDATE keys SET wrapped = $2 WHERE name = $1`, name, s.sealer.Wrap(root)); err != nil {
+			return nil, fmt.Errorf("wrapping the hash key anew: %w", err)
+		}
+	}
+	return seal.NewHasher(root), nil
+}
+
+// Close releases the pool; what runs on it ends first.
+func (s *Store) Close() { s.pool.Close() }
+
+// Pool is for what brings its own queries: River's workers and tests.
+func (s *Store) Pool() *pgxpool.Pool { return s.pool }
+
+// HashClientSecret is the keyed hash by which a checkout page's client secret is recognised.
+func (s *Store) HashClientSecret(secret string) []byte { return s.hasher.HashClientSecret(secret) }
+
+// HashMailbox is the keyed hash of a normalised mailbox.
+func (s *Store) HashMailbox(mailbox string) []byte { return s.hasher.HashMailbox(mailbox) }
+
+// AttemptID is the id of an attempt: the same attempt has the same id however often it is derived.
+func (s *Store) AttemptID(prefix string, k PaymentKey, attemptKey string) string {
+	return s.hasher.ID(prefix, "attempt", k.Source, k.Account, strconv.FormatBool(k.Livemode), k.PaymentID, attemptKey)
+}
+
+// NotificationID is the key that makes a notification unique: a payment has one per channel and template, and, where
+// each attempt has its own, per attempt (scope, else "").
+func (s *Store) NotificationID(k PaymentKey, channel, template, scope string) string {
+	return s.hasher.ID("nt_", "notification", k.Source, k.Account, strconv.FormatBool(k.Livemode), k.PaymentID, channel, template, scope)
+}
+
+// Ping answers whether Postgres does, and how far its clock is ahead of ours.
+func (s *Store) Ping(ctx context.Context) (skew time.Duration, err error) {
+	var theirs time.Time
+	if err := s.pool.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&theirs); err != nil {
+		return 0, fmt.Errorf("asking Postgres for the time: %w", err)
+	}
+	return theirs.Sub(s.now()), nil
+}
