@@ -1,0 +1,208 @@
+package handler
+
+import (
+	"strings"
+	"time"
+
+	"rebound/decline"
+	"rebound/store"
+)
+
+// Policy is the merchant's settings that decide who is told, and when; contract.md §2 has the variables.
+type Policy struct {
+	Rules           decline.Rules
+	Livemode        bool            // MODE: only events of this mode may reach a customer
+	Hold            time.Duration   // NOTIFY_HOLD
+	HoldWeak        time.Duration   // NOTIFY_HOLD_WEAK
+	UnknownToInbox  bool            // NOTIFY_UNKNOWN=inbox: no mail where presence is unknown
+	MaxAge          time.Duration   // NOTIFY_MAX_AGE
+	MailsInvoices   bool            // BILLING_NOTIFICATIONS=ours
+	SMTPConfigured  bool            // without, mail is held, not dropped
+	LooksUp         bool            // STRIPE_API_KEY is set
+	Profiles        map[string]bool // connected accounts that have a profile
+	MessageIDDomain string          // right-hand side of Message-IDs
+	NotificationID  func(k PaymentKey, channel, template, scope string) string
+	AttemptID       func(prefix string, k PaymentKey, attemptKey string) string
+}
+
+// The reasons of decisions not to tell, or not yet.
+const (
+	ReasonRecovered       = "recovered"
+	ReasonPaymentCanceled = "payment_canceled"
+	ReasonSuperseded      = "superseded"
+	ReasonWrongMode       = "wrong_mode"
+	ReasonNoContact       = "no_contact" // the bank says that nobody is there to read it
+	ReasonInPerson        = "in_person"
+	ReasonOnSession       = "on_session"
+	ReasonStripeBilling   = "billing_by_stripe"
+	ReasonNoProfile       = "no_account_profile"
+	ReasonGuest           = "guest"
+	ReasonPresenceUnknown = "presence_unknown"
+	ReasonTooOld          = "too_old"
+	ReasonPaymentPending  = "payment_pending"
+	ReasonInvoiceUnknown  = "awaits_intent"
+)
+
+// invoiceWait is how long a lone charge of a version that does not name its invoice waits for the event that does.
+const invoiceWait = time.Hour
+
+// invoiceGoneVersion is the first API version whose charges and intents have no invoice member.
+const invoiceGoneVersion = "2025-03-31"
+
+// TemplateFirst names a payment's one first message on a channel, TemplateAttempt a message of each attempt.
+const (
+	TemplateFirst   = "first"
+	TemplateAttempt = "attempt"
+)
+
+// Decide says who is told of a payment's failures, on which channel and when: design §6, first match. It is a function
+// of what was derived alone; rows that are claimed or over are not touched by its result (store sees to that).
+func (p Policy) Decide(d Derived, now time.Time) []store.Notification {
+	if len(d.Failed) == 0 {
+		return nil
+	}
+	newest := d.Failed[len(d.Failed)-1]
+	var out []store.Notification
+	for _, a := range d.Failed {
+		if a.row.Presence == OnSession {
+			out = append(out, p.checkoutNotice(d, a, now))
+		}
+	}
+	if notice, ok := p.inboxNotice(d, newest, now); ok {
+		out = append(out, notice)
+	}
+	return append(out, p.mail(d, newest, now))
+}
+
+func (p Policy) notice(d Derived, a *attempt, channel, template, scope string, now time.Time) store.Notification {
+	k := d.Payment.PaymentKey
+	n := store.Notification{
+		ID: p.NotificationID(k, channel, template, scope), PaymentKey: k, FailureID: p.AttemptID("fl_", k, a.key),
+		Channel: channel, Template: template, DueAt: now, Customer: d.Payment.Customer, Locale: a.row.Locale,
+		ShownCode: a.row.PublicCode, CreatedAt: now, UpdatedAt: now,
+	}
+	if channel == store.ChannelEmail {
+		n.MessageID = n.ID + "@" + p.MessageIDDomain
+	}
+	return n
+}
+
+// checkoutNotice is the message on the page where the customer is. It is out at commit: whoever has a stream open gets
+// it, and a late stream gets the current state first.
+func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notification {
+	n := p.notice(d, a, store.ChannelCheckout, TemplateAttempt, a.key, now)
+	if d.Payment.Livemode != p.Livemode {
+		n.Status, n.Reason = store.Suppressed, ReasonWrongMode
+		return n
+	}
+	n.Status, n.DueAt = store.Sent, a.row.ReceivedAt
+	n.SentAt = &n.DueAt
+	return n
+}
+
+// inboxNotice is for the merchant's own app; only a known customer has an inbox. A payment that recovered takes its
+// notice back.
+func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notification, bool) {
+	if d.Payment.Customer == "" || a.row.Presence == OnSession || d.Payment.Livemode != p.Livemode || a.verdict.NoContact {
+		return store.Notification{}, false
+	}
+	n := p.notice(d, a, store.ChannelInbox, TemplateFirst, "", now)
+	n.DueAt = *d.Payment.FailedReceivedAt
+	switch d.Payment.Status {
+	case Recovered, Canceled:
+		n.Status, n.Reason = store.Canceled, endReason(d.Payment.Status)
+	default:
+		n.Status, n.SentAt = store.Delivered, &n.DueAt
+	}
+	return n, true
+}
+
+// mail decides on the payment's one first mail.
+func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
+	n := p.notice(d, a, store.ChannelEmail, TemplateFirst, "", now)
+	first := *d.Payment.FailedReceivedAt
+	n.DueAt = first.Add(p.Hold)
+	pay, row := d.Payment, a.row
+	is := func(status, reason string) store.Notification {
+		n.Status, n.Reason = status, reason
+		return n
+	}
+	switch {
+	case pay.Status == Recovered, pay.Status == Canceled:
+		return is(store.Canceled, endReason(pay.Status))
+	case pay.Livemode != p.Livemode:
+		return is(store.Suppressed, ReasonWrongMode)
+	case a.verdict.NoContact:
+		return is(store.Suppressed, ReasonNoContact)
+	case row.Presence == InPerson:
+		return is(store.Suppressed, ReasonInPerson)
+	case row.Presence == OnSession:
+		return is(store.Suppressed, ReasonOnSession)
+	case pay.Invoice != "" && !p.MailsInvoices:
+		return is(store.Suppressed, ReasonStripeBilling)
+	case pay.Account != "" && !p.Profiles[pay.Account]:
+		return is(store.Suppressed, ReasonNoProfile)
+	case first.Sub(time.Unix(pay.FailedCreated, 0)) > p.MaxAge:
+		return is(store.Suppressed, ReasonTooOld)
+	case pay.Customer == "" && !(row.Presence == OffSession && bankDebits[row.MethodType]):
+		return is(store.Suppressed, ReasonGuest)
+	case row.Presence == Unseen && p.UnknownToInbox:
+		return is(store.Suppressed, ReasonPresenceUnknown)
+	}
+	if row.Presence == Unseen || weak(row.Evidence) {
+		n.DueAt = first.Add(max(p.HoldWeak, p.Hold))
+	}
+	n.Status = store.Held
+	switch {
+	case pay.Status == Pending:
+		n.Reason = ReasonPaymentPending
+	case pay.Invoice == "" && invoiceUnsaid(a):
+		n.Reason = ReasonInvoiceUnknown
+		n.DueAt = later(n.DueAt, first.Add(invoiceWait))
+	case !p.SMTPConfigured:
+		n.Reason = store.ReasonSMTPNotConfigured
+	}
+	return n
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func weak(evidence store.Words) bool {
+	for _, e := range evidence {
+		if strings.HasSuffix(e, "=strong") {
+			return false
+		}
+	}
+	return true
+}
+
+// invoiceUnsaid tells whether only a charge is known whose API version no longer says if it belongs to an invoice.
+func invoiceUnsaid(a *attempt) bool {
+	charge := false
+	for _, f := range a.facts {
+		if rank(f) != 0 || f.APIVersion < invoiceGoneVersion {
+			return false
+		}
+		charge = charge || f.PaymentIntent != ""
+	}
+	return charge
+}
+
+// deriveInvoice works out an invoice's state from its facts: the newest word stands, and what is settled stays settled.
+func deriveInvoice(k PaymentKey, facts []Fact) store.Invoice {
+	inv := store.Invoice{PaymentKey: k}
+	for _, f := range inOrder(facts) {
+		set(&inv.BillingReason, f.BillingReason)
+		set(&inv.Status, f.Status)
+		switch f.EventType {
+		case "invoice.paid", "invoice.payment_succeeded", "invoice.voided", "invoice.marked_uncollectible", "invoice_payment.paid":
+			inv.SettledCreated = max(inv.SettledCreated, f.Created)
+		}
+	}
+	return inv
+}

@@ -1,0 +1,466 @@
+package handler
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"rebound/decline"
+	"rebound/store"
+)
+
+// The states of a payment.
+const (
+	Failing   = "failing"
+	Pending   = "pending"
+	Recovered = "recovered"
+	Canceled  = "canceled"
+)
+
+// The results of an attempt.
+const (
+	AttemptFailed    = "failed"
+	AttemptSucceeded = "succeeded"
+)
+
+// twinWindow is how far apart, by their own created, an intent's failure and a charge's failure may be and still be the
+// two reports of one attempt, where only latest_charge links them (design §2).
+const twinWindow = 60 // seconds
+
+// eventKind is what an event type means for its payment.
+type eventKind int
+
+const (
+	kindOther eventKind = iota // says something of the payment, but not of its state
+	kindChargeFailed
+	kindIntentFailed
+	kindSucceeded
+	kindPending
+	kindCanceled
+)
+
+var kinds = map[string]eventKind{
+	"charge.failed":                            kindChargeFailed,
+	"charge.succeeded":                         kindSucceeded,
+	"payment_intent.payment_failed":            kindIntentFailed,
+	"payment_intent.succeeded":                 kindSucceeded,
+	"payment_intent.canceled":                  kindCanceled,
+	"payment_intent.requires_action":           kindPending,
+	"payment_intent.processing":                kindPending,
+	"payment_intent.amount_capturable_updated": kindPending,
+}
+
+// Derived is what the facts of one payment come to.
+type Derived struct {
+	Payment  store.Payment
+	Attempts []store.Attempt // oldest first, failed and succeeded; ids are not set
+	Failed   []*attempt      // the failed ones, oldest first
+}
+
+// attempt is a failed attempt with the facts that report it.
+type attempt struct {
+	key     string
+	facts   []Fact // charge's first, newest first
+	created int64
+	row     *store.Attempt
+	verdict decline.Verdict
+}
+
+// Derive works out attempts, verdicts and state from all the facts of one payment. The result is a function of the set
+// of facts: their order, and which of them came first, do not matter (but for ReceivedAt, which is a fact itself).
+func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Rules) Derived {
+	facts = inOrder(facts)
+	d := Derived{Payment: store.Payment{PaymentKey: k}}
+	d.Payment.Status = state(facts)
+	describe(&d.Payment, facts)
+	attempts := failedAttempts(facts)
+	for i, a := range attempts {
+		row := store.Attempt{PaymentKey: k, AttemptKey: a.key, Result: AttemptFailed}
+		a.row = &row
+		fill(&row, a.facts)
+		row.Invoice = cmp.Or(row.Invoice, d.Payment.Invoice)
+		row.Customer = cmp.Or(row.Customer, d.Payment.Customer)
+		row.AwaitsCharge = awaitsCharge(a)
+		a.verdict = verdict(a.facts, i+1, rules)
+		fillVerdict(&row, a.verdict)
+		row.Presence, row.Evidence = presence(a, facts, d.Payment.Invoice, invoice)
+		d.Attempts = append(d.Attempts, row)
+	}
+	d.Attempts = append(d.Attempts, succeededAttempts(k, facts)...)
+	d.Failed = attempts
+	slices.SortStableFunc(d.Attempts, func(a, b store.Attempt) int {
+		return cmp.Or(a.OccurredAt.Compare(b.OccurredAt), strings.Compare(a.Result, b.Result), strings.Compare(a.AttemptKey, b.AttemptKey))
+	})
+	return d
+}
+
+// inOrder sorts facts by (created, event id), the fixed total order over any set of events, and two renderings of one
+// event by version: the newer is the richer. The type only matters to template data, which repeats ids.
+func inOrder(facts []Fact) []Fact {
+	facts = slices.Clone(facts)
+	slices.SortFunc(facts, func(a, b Fact) int {
+		return cmp.Or(cmp.Compare(a.Created, b.Created), strings.Compare(a.EventID, b.EventID),
+			strings.Compare(a.APIVersion, b.APIVersion), strings.Compare(a.EventType, b.EventType))
+	})
+	return facts
+}
+
+// state derives the payment's state. A success absorbs everything; pending when the newest intent event, ties included,
+// is one that waits.
+func state(facts []Fact) string {
+	var failed, succeeded, canceled bool
+	var newestPending, newestFailed int64 = -1, -1
+	for _, f := range facts {
+		switch kinds[f.EventType] {
+		case kindSucceeded:
+			succeeded = true
+		case kindCanceled:
+			canceled = true
+		case kindPending:
+			newestPending = max(newestPending, f.Created)
+		case kindIntentFailed:
+			failed = true
+			newestFailed = max(newestFailed, f.Created)
+		case kindChargeFailed:
+			failed = true
+		}
+	}
+	switch {
+	case succeeded:
+		return Recovered
+	case canceled:
+		return Canceled
+	case newestPending >= 0 && newestPending >= newestFailed:
+		return Pending
+	case failed:
+		return Failing
+	default:
+		return ""
+	}
+}
+
+// describe fills in what the payment's facts say of it as a whole. Facts come sorted, so the newest word stands.
+func describe(p *store.Payment, facts []Fact) {
+	for _, f := range facts {
+		set(&p.PaymentIntent, f.PaymentIntent)
+		set(&p.Customer, f.Customer)
+		set(&p.Invoice, f.Invoice)
+		set(&p.OrderReference, f.OrderReference)
+		set(&p.Currency, f.Currency)
+		if f.Amount != 0 && f.Object != "invoice" {
+			p.Amount = f.Amount
+		}
+		if f.ClientSecretHash != nil {
+			p.ClientSecretHash = f.ClientSecretHash
+		}
+		switch kinds[f.EventType] {
+		case kindChargeFailed, kindIntentFailed:
+			if p.FailedReceivedAt == nil || f.ReceivedAt.Before(*p.FailedReceivedAt) {
+				at := f.ReceivedAt.UTC()
+				p.FailedReceivedAt = &at
+			}
+			if p.FailedCreated == 0 || f.Created < p.FailedCreated {
+				p.FailedCreated = f.Created
+			}
+		case kindSucceeded:
+			p.SucceededCreated = max(p.SucceededCreated, f.Created)
+		}
+	}
+}
+
+func set(to *string, value string) {
+	if value != "" {
+		*to = value
+	}
+}
+
+// neverTwin are the codes of an intent's failure that came about without a charge, so that latest_charge, if set, names
+// an earlier attempt's.
+func neverTwin(code string) bool {
+	return code == "payment_intent_authentication_failure" || code == "payment_method_customer_decline" || strings.HasSuffix(code, "_expired")
+}
+
+// failedAttempts groups the failure facts by attempt, oldest attempt first.
+func failedAttempts(facts []Fact) []*attempt {
+	byKey := make(map[string]*attempt)
+	add := func(key string, f Fact) {
+		a := byKey[key]
+		if a == nil {
+			a = &attempt{key: key, created: f.Created}
+			byKey[key] = a
+		}
+		a.created = min(a.created, f.Created)
+		a.facts = append(a.facts, f)
+	}
+	// A charge's own event names the attempt.
+	for _, f := range facts {
+		if kinds[f.EventType] == kindChargeFailed {
+			add(f.Charge, f)
+		}
+	}
+	// Renderings of one event are one report: what one of them knows of the charge holds for all.
+	named, latest := make(map[string]string), make(map[string]string)
+	for _, f := range facts {
+		if kinds[f.EventType] == kindIntentFailed {
+			set2(named, f.EventID, f.Charge)
+			set2(latest, f.EventID, f.LatestCharge)
+		}
+	}
+	// The first claimant of a charge whose own event is not here stands for it.
+	anchors := make(map[string]Fact)
+	for key, a := range byKey {
+		anchors[key] = a.facts[0]
+	}
+	for _, f := range facts {
+		if charge := latest[f.EventID]; kinds[f.EventType] == kindIntentFailed && named[f.EventID] == "" && charge != "" && !neverTwin(f.ErrorCode) {
+			if _, known := anchors[charge]; !known {
+				anchors[charge] = f
+			}
+		}
+	}
+	for _, f := range facts {
+		if kinds[f.EventType] != kindIntentFailed {
+			continue
+		}
+		key := named[f.EventID]
+		if key == "" {
+			if anchor, ok := anchors[latest[f.EventID]]; ok && !neverTwin(f.ErrorCode) && sameAttempt(anchor, f) {
+				key = latest[f.EventID]
+			}
+		}
+		if key == "" {
+			code := cmp.Or(f.DeclineCode, f.ErrorCode)
+			key = "pm:" + f.MethodID + ":" + code + ":" + strconv.FormatInt(f.Created, 10)
+		}
+		add(key, f)
+	}
+	attempts := make([]*attempt, 0, len(byKey))
+	for _, a := range byKey {
+		// The charge's facts first, then the intent's, each newest first: the order in which fields are taken.
+		slices.SortStableFunc(a.facts, func(x, y Fact) int {
+			return cmp.Or(cmp.Compare(rank(x), rank(y)), cmp.Compare(y.Created, x.Created),
+				strings.Compare(y.EventID, x.EventID), strings.Compare(y.APIVersion, x.APIVersion))
+		})
+		attempts = append(attempts, a)
+	}
+	slices.SortFunc(attempts, func(a, b *attempt) int {
+		return cmp.Or(cmp.Compare(a.created, b.created), strings.Compare(a.key, b.key))
+	})
+	return attempts
+}
+
+func rank(f Fact) int {
+	if kinds[f.EventType] == kindChargeFailed {
+		return 0
+	}
+	return 1
+}
+
+// set2 keeps the greatest value, so that the result does not depend on the order of equal facts.
+func set2(m map[string]string, key, value string) {
+	if value > m[key] {
+		m[key] = value
+	}
+}
+
+func sameAttempt(anchor, f Fact) bool {
+	apart := anchor.Created - f.Created
+	methods := anchor.MethodID == "" || f.MethodID == "" || anchor.MethodID == f.MethodID
+	return methods && apart <= twinWindow && apart >= -twinWindow
+}
+
+// awaitsCharge tells whether the attempt has a charge whose own event is not among the facts.
+func awaitsCharge(a *attempt) bool {
+	return rank(a.facts[0]) != 0 && !strings.HasPrefix(a.key, "pm:")
+}
+
+// fill takes each field from the first fact that has it: the charge's own word before the intent's.
+func fill(row *store.Attempt, facts []Fact) {
+	var occurred int64
+	seen := make(map[string]bool)
+	for i, f := range facts {
+		own := rank(f) == 0 // the charge's own
+		if i == 0 || f.Created < occurred {
+			occurred = f.Created
+		}
+		if row.ReceivedAt.IsZero() || f.ReceivedAt.Before(row.ReceivedAt) {
+			row.ReceivedAt = f.ReceivedAt.UTC()
+		}
+		if !seen[f.EventID] {
+			seen[f.EventID] = true
+			row.Events = append(row.Events, f.EventID)
+		}
+		first(&row.PaymentIntent, f.PaymentIntent)
+		first(&row.Charge, f.Charge)
+		first(&row.Customer, f.Customer)
+		first(&row.Invoice, f.Invoice)
+		first(&row.Currency, f.Currency)
+		row.Amount = cmp.Or(row.Amount, f.Amount)
+		if own {
+			first(&row.FailureCode, f.FailureCode)
+		}
+		first(&row.ErrorCode, f.ErrorCode)
+		first(&row.DeclineCode, f.DeclineCode)
+		first(&row.OutcomeType, f.OutcomeType)
+		first(&row.OutcomeReason, f.OutcomeReason)
+		first(&row.NetworkStatus, f.NetworkStatus)
+		first(&row.RiskLevel, f.RiskLevel)
+		first(&row.AdviceCode, f.AdviceCode)
+		first(&row.NetworkAdviceCode, f.NetworkAdviceCode)
+		first(&row.NetworkDeclineCode, f.NetworkDeclineCode)
+		first(&row.ErrorType, f.ErrorType)
+		first(&row.ErrorMessage, f.ErrorMessage)
+		first(&row.ErrorParam, f.ErrorParam)
+		first(&row.ErrorDocURL, f.ErrorDocURL)
+		first(&row.ErrorMethodType, f.ErrorMethodType)
+		first(&row.ErrorLogURL, f.ErrorLogURL)
+		first(&row.MethodID, f.MethodID)
+		first(&row.MethodType, f.MethodType)
+		first(&row.Brand, f.Brand)
+		first(&row.Network, f.Network)
+		if row.Last4 == "" { // one card's details stay together
+			row.Last4, row.ExpMonth, row.ExpYear = f.Last4, f.ExpMonth, f.ExpYear
+		}
+		first(&row.Country, f.Country)
+		first(&row.Funding, f.Funding)
+		first(&row.Fingerprint, f.Fingerprint)
+		first(&row.CVCCheck, f.CVCCheck)
+		first(&row.PostalCheck, f.PostalCheck)
+		first(&row.AddressCheck, f.AddressCheck)
+		first(&row.Locale, f.Locale)
+	}
+	if row.Charge == "" && !strings.HasPrefix(row.AttemptKey, "pm:") {
+		row.Charge = row.AttemptKey
+	}
+	slices.Sort(row.Events)
+	row.OccurredAt = time.Unix(occurred, 0).UTC()
+}
+
+func first(to *string, value string) {
+	if *to == "" {
+		*to = value
+	}
+}
+
+// verdict classifies the merged facts. Discretion is a join: one fact with a fraud signal makes the attempt generic for
+// the customer, whatever the others say.
+func verdict(facts []Fact, used int, rules decline.Rules) decline.Verdict {
+	var merged decline.Facts
+	occurred := facts[0].Created
+	for _, f := range facts {
+		occurred = min(occurred, f.Created)
+	}
+	for _, f := range facts {
+		mergeFacts(&merged, classifiable(f, used, occurred))
+	}
+	v := rules.Classify(merged)
+	if len(facts) == 1 || hidden(v) {
+		return v
+	}
+	for _, f := range facts {
+		if single := rules.Classify(classifiable(f, used, occurred)); hidden(single) {
+			return single
+		}
+	}
+	return v
+}
+
+// hidden tells whether a verdict rests on a fraud signal or a block, which is final.
+func hidden(v decline.Verdict) bool {
+	return v.Type == decline.Blocked || v.Type == decline.Invalid || v.Category == decline.FraudRisk
+}
+
+func classifiable(f Fact, used int, occurred int64) decline.Facts {
+	c := decline.Facts{
+		Source:             decline.Source(f.Source),
+		ErrorCode:          f.ErrorCode,
+		DeclineCode:        f.DeclineCode,
+		OutcomeType:        f.OutcomeType,
+		OutcomeReason:      f.OutcomeReason,
+		NetworkStatus:      f.NetworkStatus,
+		RiskLevel:          f.RiskLevel,
+		StripeReport:       f.StripeReport,
+		AdviceCode:         f.AdviceCode,
+		NetworkAdviceCode:  f.NetworkAdviceCode,
+		NetworkDeclineCode: f.NetworkDeclineCode,
+		Network:            cmp.Or(f.Network, f.Brand),
+		MethodType:         f.MethodType,
+		ProviderType:       f.ErrorType,
+		CVCCheck:           f.CVCCheck,
+		PostalCheck:        f.PostalCheck,
+		AddressCheck:       f.AddressCheck,
+		CardCountry:        f.Country,
+		AttemptsUsed:       used,
+		FailedAt:           time.Unix(occurred, 0).UTC(),
+	}
+	if rank(f) == 0 {
+		c.FailureCode = f.FailureCode
+	}
+	if f.Source == string(decline.Frame) {
+		c.Status = f.Status
+	}
+	return c
+}
+
+func mergeFacts(to *decline.Facts, f decline.Facts) {
+	if to.Source == "" {
+		*to = f
+		return
+	}
+	for _, m := range []struct {
+		to    *string
+		value string
+	}{
+		{&to.FailureCode, f.FailureCode}, {&to.ErrorCode, f.ErrorCode}, {&to.DeclineCode, f.DeclineCode},
+		{&to.OutcomeType, f.OutcomeType}, {&to.OutcomeReason, f.OutcomeReason}, {&to.NetworkStatus, f.NetworkStatus},
+		{&to.RiskLevel, f.RiskLevel}, {&to.StripeReport, f.StripeReport}, {&to.AdviceCode, f.AdviceCode},
+		{&to.NetworkAdviceCode, f.NetworkAdviceCode}, {&to.NetworkDeclineCode, f.NetworkDeclineCode},
+		{&to.Network, f.Network}, {&to.MethodType, f.MethodType}, {&to.ProviderType, f.ProviderType}, {&to.Status, f.Status},
+		{&to.CVCCheck, f.CVCCheck}, {&to.PostalCheck, f.PostalCheck}, {&to.AddressCheck, f.AddressCheck}, {&to.CardCountry, f.CardCountry},
+	} {
+		first(m.to, m.value)
+	}
+}
+
+func fillVerdict(row *store.Attempt, v decline.Verdict) {
+	row.Type, row.Code = string(v.Type), v.Code
+	row.Category, row.Severity = string(v.Category), string(v.Severity)
+	row.Disclosable = v.Disclosable
+	row.NextStep, row.MerchantNextStep = string(v.NextStep), v.MerchantNextStep
+	row.DecidedBy = v.DecidedBy
+	row.PublicCode, row.PublicNextStep = v.Public.Code, string(v.Public.NextStep)
+	row.PublicField, row.PublicRetry = string(v.Public.Field), v.Public.RetrySameMethod
+	row.RetryVerdict = string(v.Retry.Verdict)
+	row.AttemptsUsed, row.AttemptsLeft = int64(v.Retry.AttemptsUsed), int64(v.Retry.AttemptsLeft)
+	row.RetryLimitedBy = v.Retry.LimitedBy
+	if !v.Retry.NotBefore.IsZero() {
+		at := v.Retry.NotBefore.UTC()
+		row.RetryNotBefore = &at
+	}
+}
+
+// succeededAttempts keeps each success once per charge, with the card facts that rates are computed from.
+func succeededAttempts(k PaymentKey, facts []Fact) []store.Attempt {
+	byKey := make(map[string][]Fact)
+	for _, f := range facts {
+		if kinds[f.EventType] == kindSucceeded {
+			key := cmp.Or(f.Charge, f.LatestCharge, f.ObjectID)
+			byKey[key] = append(byKey[key], f)
+		}
+	}
+	attempts := make([]store.Attempt, 0, len(byKey))
+	for key, of := range byKey {
+		slices.SortStableFunc(of, func(a, b Fact) int {
+			return cmp.Or(-cmp.Compare(len(a.Charge), len(b.Charge)), cmp.Compare(b.Created, a.Created), strings.Compare(b.EventID, a.EventID))
+		})
+		row := store.Attempt{PaymentKey: k, AttemptKey: key, Result: AttemptSucceeded}
+		fill(&row, of)
+		if key == k.PaymentID && strings.HasPrefix(key, "pi_") {
+			row.Charge = ""
+		}
+		attempts = append(attempts, row)
+	}
+	return attempts
+}

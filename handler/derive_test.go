@@ -1,0 +1,313 @@
+package handler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"rebound/decline"
+	"rebound/store"
+)
+
+var (
+	testKey = PaymentKey{PaymentID: "pi_1", Source: "stripe", Livemode: false}
+	testNow = time.Unix(1_790_000_100, 0).UTC()
+)
+
+const testCreated = 1_790_000_000
+
+func fact(event, eventType, object string) Fact {
+	return Fact{
+		PaymentKey: testKey, EventID: event, APIVersion: "2024-06-20", EventType: eventType, Created: testCreated,
+		ReceivedAt: testNow, Object: object, PaymentIntent: "pi_1", Customer: "cus_1", Amount: 4200, Currency: "usd",
+		MethodID: "pm_1", MethodType: "card", RequestOrigin: "none",
+	}
+}
+
+func chargeFailed(n int, reason string) Fact {
+	f := fact(fmt.Sprintf("evt_ch%d", n), "charge.failed", "charge")
+	f.Charge, f.ObjectID = fmt.Sprintf("ch_%d", n), fmt.Sprintf("ch_%d", n)
+	f.FailureCode, f.OutcomeType, f.OutcomeReason = "card_declined", "issuer_declined", reason
+	return f
+}
+
+func intentFailed(n int, code string) Fact {
+	f := fact(fmt.Sprintf("evt_pi%d", n), "payment_intent.payment_failed", "payment_intent")
+	f.ObjectID, f.LatestCharge = "pi_1", fmt.Sprintf("ch_%d", n)
+	f.ErrorCode, f.DeclineCode = "card_declined", code
+	return f
+}
+
+func succeeded() Fact {
+	f := fact("evt_ok", "payment_intent.succeeded", "payment_intent")
+	f.ObjectID, f.LatestCharge = "pi_1", "ch_3"
+	return f
+}
+
+func derive(facts ...Fact) Derived { return Derive(testKey, facts, nil, decline.Rules{}) }
+
+func testPolicy() Policy {
+	return Policy{
+		Hold: time.Minute, HoldWeak: 30 * time.Minute, MaxAge: 24 * time.Hour, SMTPConfigured: true, MessageIDDomain: "example.test",
+		NotificationID: func(k PaymentKey, channel, template, scope string) string {
+			return "nt_" + k.PaymentID + channel + template + scope
+		},
+		AttemptID: func(prefix string, k PaymentKey, attempt string) string { return prefix + attempt },
+	}
+}
+
+func TestBothEventsOfOneAttemptAreOneFailure(t *testing.T) {
+	t.Parallel()
+	d := derive(intentFailed(1, "insufficient_funds"), chargeFailed(1, "insufficient_funds"))
+	require.Len(t, d.Attempts, 1)
+	require.Equal(t, "ch_1", d.Attempts[0].Charge)
+	require.Equal(t, "insufficient_funds", d.Attempts[0].Code)
+	require.Equal(t, store.Words{"evt_ch1", "evt_pi1"}, d.Attempts[0].Events)
+	require.False(t, d.Attempts[0].AwaitsCharge)
+	require.Equal(t, Failing, d.Payment.Status)
+}
+
+func TestTheIntentAloneAwaitsItsCharge(t *testing.T) {
+	t.Parallel()
+	d := derive(intentFailed(1, "insufficient_funds"))
+	require.Len(t, d.Attempts, 1)
+	require.True(t, d.Attempts[0].AwaitsCharge)
+	require.Equal(t, "ch_1", d.Attempts[0].Charge)
+}
+
+func TestAStaleLatestChargeIsAnotherAttempt(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Fact){
+		"an authentication failure has no charge": func(f *Fact) { f.ErrorCode = "payment_intent_authentication_failure" },
+		"an expired attempt has no charge":        func(f *Fact) { f.ErrorCode = "payment_intent_payment_attempt_expired" },
+		"another payment method":                  func(f *Fact) { f.MethodID = "pm_2" },
+		"too long after the charge":               func(f *Fact) { f.Created += twinWindow + 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stale := intentFailed(1, "")
+			stale.EventID = "evt_stale"
+			change(&stale)
+			d := derive(chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), stale)
+			require.Len(t, d.Attempts, 2)
+			require.Equal(t, "ch_1", d.Attempts[0].Charge)
+			require.Empty(t, d.Attempts[1].Charge)
+		})
+	}
+}
+
+func TestTheErrorsOwnChargeLinksWhateverElseDiffers(t *testing.T) {
+	t.Parallel()
+	pi := intentFailed(9, "insufficient_funds")
+	pi.Charge, pi.MethodID, pi.Created = "ch_1", "pm_other", testCreated+3600
+	require.Len(t, derive(chargeFailed(1, "insufficient_funds"), pi).Attempts, 1)
+}
+
+func TestOneEventInTwoVersionsIsOneAttempt(t *testing.T) {
+	t.Parallel()
+	older, newer := intentFailed(1, ""), intentFailed(1, "authentication_not_handled")
+	older.APIVersion, newer.APIVersion = "2020-08-27", "2025-04-30.basil"
+	older.LatestCharge = "" // only the newer rendering names the charge
+	newer.NetworkDeclineCode = "1A"
+	d := derive(older, newer)
+	require.Len(t, d.Attempts, 1)
+	require.Equal(t, "1A", d.Attempts[0].NetworkDeclineCode)
+	require.Equal(t, store.Words{"evt_pi1"}, d.Attempts[0].Events)
+}
+
+// TestStateIsAFunctionOfTheSetOfFacts draws random sets and checks that no order of them, and no repetition, changes
+// what is derived or decided.
+func TestStateIsAFunctionOfTheSetOfFacts(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(1, 2))
+	pool := []Fact{
+		chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), chargeFailed(2, "stolen_card"),
+		intentFailed(2, "generic_decline"), succeeded(), intentFailed(1, "do_not_honor"),
+	}
+	pool[5].EventID, pool[5].APIVersion = "evt_pi1", "2025-04-30.basil" // the same event in another version
+	action := fact("evt_act", "payment_intent.requires_action", "payment_intent")
+	action.ObjectID = "pi_1"
+	link := fact("evt_in", "invoice.payment_failed", "invoice")
+	link.Invoice, link.BillingReason, link.RequestOrigin = "in_1", "subscription_cycle", ""
+	canceled := fact("evt_cx", "payment_intent.canceled", "payment_intent")
+	canceled.ObjectID, canceled.Created = "pi_1", testCreated+5
+	late := intentFailed(3, "expired_card")
+	late.MethodID, late.Created = "pm_2", testCreated+90
+	pool = append(pool, action, link, canceled, late)
+	for range 2000 {
+		var facts []Fact
+		for _, f := range pool {
+			if rng.IntN(2) == 0 {
+				facts = append(facts, f)
+			}
+		}
+		want := derive(facts...)
+		wantSaid := testPolicy().Decide(want, testNow)
+		for range 4 {
+			rng.Shuffle(len(facts), func(i, j int) { facts[i], facts[j] = facts[j], facts[i] })
+			got := derive(facts...)
+			require.Equal(t, want.Payment, got.Payment)
+			require.Equal(t, want.Attempts, got.Attempts)
+			require.Equal(t, wantSaid, testPolicy().Decide(got, testNow))
+		}
+	}
+}
+
+func TestSuccessAbsorbsEverything(t *testing.T) {
+	t.Parallel()
+	for name, facts := range map[string][]Fact{
+		"success first": {succeeded(), chargeFailed(1, "insufficient_funds")},
+		"success alone": {succeeded()},
+		"with a cancel": {succeeded(), fact("evt_cx", "payment_intent.canceled", "payment_intent")},
+	} {
+		require.Equal(t, Recovered, derive(facts...).Payment.Status, name)
+	}
+	d := derive(chargeFailed(1, "insufficient_funds"), succeeded())
+	require.Len(t, d.Attempts, 2)
+	for _, n := range testPolicy().Decide(d, testNow) {
+		require.Equal(t, store.Canceled, n.Status, n.Channel)
+		require.Equal(t, ReasonRecovered, n.Reason)
+	}
+}
+
+func TestPendingIsTheNewestIntentEventTiesIncluded(t *testing.T) {
+	t.Parallel()
+	action := fact("evt_a", "payment_intent.requires_action", "payment_intent")
+	require.Equal(t, Pending, derive(action, intentFailed(1, "x")).Payment.Status, "a tie counts")
+	action.Created--
+	require.Equal(t, Failing, derive(action, intentFailed(1, "x")).Payment.Status)
+	require.Equal(t, Pending, derive(action, chargeFailed(1, "x")).Payment.Status, "only intent events are compared")
+}
+
+func TestOneFraudSignalHidesTheWholeAttempt(t *testing.T) {
+	t.Parallel()
+	generic := derive(chargeFailed(1, "generic_decline")).Attempts[0]
+	d := derive(chargeFailed(1, "insufficient_funds"), intentFailed(1, "stolen_card"))
+	require.Len(t, d.Attempts, 1)
+	got := d.Attempts[0]
+	require.False(t, got.Disclosable)
+	require.Equal(t, generic.PublicCode, got.PublicCode)
+	require.Equal(t, generic.PublicNextStep, got.PublicNextStep)
+	require.Equal(t, generic.PublicField, got.PublicField)
+	require.Equal(t, generic.PublicRetry, got.PublicRetry)
+}
+
+func TestTheHoldRunsFromTheFirstFailureAndNeverRestarts(t *testing.T) {
+	t.Parallel()
+	first, second := chargeFailed(1, "insufficient_funds"), chargeFailed(2, "insufficient_funds")
+	second.ReceivedAt = testNow.Add(45 * time.Second)
+	mail := mailOf(t, derive(first, second))
+	require.Equal(t, store.Held, mail.Status)
+	require.Equal(t, testNow.Add(time.Minute), mail.DueAt)
+	require.Equal(t, "fl_ch_2", mail.FailureID, "a later attempt changes what is said")
+}
+
+func TestEveryDecisionNotToMailHasItsReason(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change func(*Fact)
+		policy func(*Policy)
+		status string
+		reason string
+	}{
+		"off session, known customer":                 {status: store.Held},
+		"wrong mode":                                  {policy: func(p *Policy) { p.Livemode = true }, status: store.Suppressed, reason: ReasonWrongMode},
+		"on session by the merchant's word":           {change: func(f *Fact) { f.Session = OnSession }, status: store.Suppressed, reason: ReasonOnSession},
+		"in person":                                   {change: func(f *Fact) { f.MethodType = "card_present" }, status: store.Suppressed, reason: ReasonInPerson},
+		"an invoice that Stripe mails about":          {change: func(f *Fact) { f.Invoice = "in_1" }, status: store.Suppressed, reason: ReasonStripeBilling},
+		"an invoice that we mail about":               {change: func(f *Fact) { f.Invoice = "in_1" }, policy: func(p *Policy) { p.MailsInvoices = true }, status: store.Held},
+		"a connected account with no profile":         {change: func(f *Fact) { f.Account = "acct_1" }, status: store.Suppressed, reason: ReasonNoProfile},
+		"a connected account with a profile":          {change: func(f *Fact) { f.Account = "acct_1" }, policy: func(p *Policy) { p.Profiles = map[string]bool{"acct_1": true} }, status: store.Held},
+		"too old":                                     {change: func(f *Fact) { f.ReceivedAt = testNow.Add(25 * time.Hour) }, status: store.Suppressed, reason: ReasonTooOld},
+		"a guest with a card":                         {change: func(f *Fact) { f.Customer = "" }, status: store.Suppressed, reason: ReasonGuest},
+		"a guest's bank debit":                        {change: func(f *Fact) { f.Customer, f.MethodType = "", "sepa_debit" }, status: store.Held},
+		"unknown presence, known customer":            {change: func(f *Fact) { f.RequestOrigin, f.MethodID = "", "" }, status: store.Held},
+		"unknown presence, inbox only":                {change: func(f *Fact) { f.RequestOrigin, f.MethodID = "", "" }, policy: func(p *Policy) { p.UnknownToInbox = true }, status: store.Suppressed, reason: ReasonPresenceUnknown},
+		"no mail server":                              {policy: func(p *Policy) { p.SMTPConfigured = false }, status: store.Held, reason: store.ReasonSMTPNotConfigured},
+		"a lone charge of a version without invoices": {change: func(f *Fact) { f.APIVersion = "2025-03-31.basil" }, status: store.Held, reason: ReasonInvoiceUnknown},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, p := chargeFailed(1, "insufficient_funds"), testPolicy()
+			if c.change != nil {
+				c.change(&f)
+			}
+			if c.policy != nil {
+				c.policy(&p)
+			}
+			d := Derive(f.PaymentKey, []Fact{f}, nil, decline.Rules{})
+			said := p.Decide(d, testNow)
+			mail := said[len(said)-1]
+			require.Equal(t, store.ChannelEmail, mail.Channel)
+			require.Equal(t, c.status, mail.Status)
+			require.Equal(t, c.reason, mail.Reason)
+		})
+	}
+}
+
+func mailOf(t *testing.T, d Derived) store.Notification {
+	t.Helper()
+	said := testPolicy().Decide(d, testNow)
+	mail := said[len(said)-1]
+	require.Equal(t, store.ChannelEmail, mail.Channel)
+	return mail
+}
+
+func TestPresenceLadder(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change  func(*Fact)
+		others  []Fact
+		invoice *store.Invoice
+		verdict string
+		rung    string
+	}{
+		"the merchant's word beats all":     {change: func(f *Fact) { f.Session, f.MethodType = OffSession, "card_present" }, verdict: OffSession, rung: "metadata=strong"},
+		"a card reader":                     {change: func(f *Fact) { f.MethodType = "interac_present" }, verdict: InPerson, rung: "in_person=strong"},
+		"a bank debit":                      {change: func(f *Fact) { f.MethodType = "sepa_debit" }, verdict: OffSession, rung: "bank_debit=strong"},
+		"old news":                          {change: func(f *Fact) { f.ReceivedAt = f.ReceivedAt.Add(11 * time.Minute) }, verdict: OffSession, rung: "late_event=strong"},
+		"failed authentication":             {change: func(f *Fact) { f.ErrorCode = "payment_intent_authentication_failure" }, verdict: OnSession, rung: "authentication_failure=strong"},
+		"3-D Secure abandoned":              {change: func(f *Fact) { f.ThreeDSecure = "failed:abandoned" }, verdict: OnSession, rung: "three_d_secure=strong"},
+		"the bank's page was left":          {change: func(f *Fact) { f.ErrorCode = "payment_method_customer_decline" }, verdict: OnSession, rung: "redirect_left=strong"},
+		"a Checkout order":                  {change: func(f *Fact) { f.OrderReference = "cs_1" }, verdict: OnSession, rung: "checkout_session=strong"},
+		"a renewal":                         {change: func(f *Fact) { f.Invoice = "in_1"; f.RequestOrigin = "api" }, invoice: &store.Invoice{BillingReason: "subscription_cycle"}, verdict: OffSession, rung: "invoice_cycle=strong"},
+		"Stripe acted by itself":            {verdict: OffSession, rung: "request_none=strong"},
+		"a mandate that does not hold":      {change: func(f *Fact) { f.RequestOrigin = "api"; f.ErrorCode = "payment_intent_mandate_invalid" }, verdict: OffSession, rung: "mandate=strong"},
+		"authentication wanted, none made":  {change: func(f *Fact) { f.RequestOrigin = "api"; f.OutcomeReason = "authentication_required" }, verdict: OffSession, rung: "authentication_required=strong"},
+		"setup_future_usage means presence": {change: func(f *Fact) { f.RequestOrigin = "api"; f.SetupFutureUsage = "off_session" }, verdict: OnSession, rung: "setup_future_usage=strong"},
+		"an unsaved method":                 {change: func(f *Fact) { f.RequestOrigin = "api"; f.MethodSaved = "no" }, verdict: OnSession, rung: "unsaved_method=strong"},
+		"a method made just now":            {change: func(f *Fact) { f.RequestOrigin = "api"; f.MethodCreated = testCreated - 60 }, verdict: OnSession, rung: "fresh_method=strong"},
+		"a security code was typed":         {change: func(f *Fact) { f.RequestOrigin = "api"; f.CVCCheck = "pass" }, verdict: OnSession, rung: "cvc_check=strong"},
+		"a saved card and nothing else":     {change: func(f *Fact) { f.RequestOrigin = "api" }, verdict: OffSession, rung: "saved_method=weak"},
+		"a wallet may be one click":         {change: func(f *Fact) { f.RequestOrigin = "api"; f.Wallet = "apple_pay" }, verdict: Unseen},
+		"setup_future_usage of an invoice":  {change: func(f *Fact) { f.RequestOrigin = "api"; f.SetupFutureUsage = "off_session"; f.Invoice = "in_1" }, verdict: OffSession, rung: "saved_method=weak"},
+		"an action asked for just before":   {change: func(f *Fact) { f.RequestOrigin = "api" }, others: []Fact{withCreated(fact("evt_a", "payment_intent.requires_action", "payment_intent"), testCreated-30)}, verdict: OnSession, rung: "requires_action=strong"},
+		"an action asked for long before":   {change: func(f *Fact) { f.RequestOrigin = "api" }, others: []Fact{withCreated(fact("evt_a", "payment_intent.requires_action", "payment_intent"), testCreated-3600)}, verdict: OffSession, rung: "saved_method=weak"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := chargeFailed(1, "insufficient_funds")
+			if c.change != nil {
+				c.change(&f)
+			}
+			d := Derive(testKey, append([]Fact{f}, c.others...), c.invoice, decline.Rules{})
+			got := d.Failed[0].row
+			require.Equal(t, c.verdict, got.Presence)
+			if c.rung == "" {
+				require.Empty(t, got.Evidence)
+			} else {
+				require.Equal(t, store.Words{c.rung}, got.Evidence)
+			}
+		})
+	}
+}
+
+func withCreated(f Fact, created int64) Fact {
+	f.Created = created
+	return f
+}

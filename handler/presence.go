@@ -1,0 +1,191 @@
+package handler
+
+import (
+	"strings"
+	"time"
+
+	"rebound/store"
+)
+
+// The verdicts on where the customer was.
+const (
+	OnSession  = "on_session"
+	OffSession = "off_session"
+	InPerson   = "in_person"
+	Unseen     = "unknown"
+)
+
+// absentAfter is how long after a failure its first event may arrive and the customer still be thought to be there.
+const absentAfter = 10 * time.Minute
+
+// freshMethod is how long before the failure a payment method was made, at most, to show that a person had just typed it.
+const freshMethod = 10 * 60 // seconds
+
+// bankDebits fail days after the customer has gone.
+var bankDebits = map[string]bool{
+	"acss_debit": true, "au_becs_debit": true, "bacs_debit": true, "nz_bank_account": true, "sepa_debit": true,
+	"us_bank_account": true, "ach_debit": true, "bank_account": true, "ach_credit_transfer": true,
+}
+
+// mandateCodes say that a recurring authority failed, which only happens where the merchant charged on its own.
+var mandateCodes = map[string]bool{
+	"payment_intent_mandate_invalid":           true,
+	"billing_invalid_mandate":                  true,
+	"india_recurring_payment_mandate_canceled": true,
+	"transaction_not_approved":                 true,
+}
+
+// offCycles are the billing reasons of invoices that Stripe makes on its own.
+var offCycles = map[string]bool{
+	"subscription_cycle": true, "subscription_threshold": true, "automatic_pending_invoice_item_invoice": true, "subscription": true,
+}
+
+// presence climbs the evidence ladder of design §5 for one attempt; the first rung that bears decides. all are the
+// payment's facts, invoiceID the invoice that it belongs to, if any, and invoice its state, if known.
+func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) (verdict string, evidence store.Words) {
+	says := func(verdict, rung, weight string) (string, store.Words) {
+		return verdict, store.Words{rung + "=" + weight}
+	}
+
+	// 1. The merchant's own word, on any event of the payment; the newest stands.
+	for i := len(all) - 1; i >= 0; i-- {
+		switch all[i].Session {
+		case OnSession, OffSession:
+			return says(all[i].Session, "metadata", "strong")
+		}
+	}
+	any := func(test func(Fact) bool) bool {
+		for _, f := range a.facts {
+			if test(f) {
+				return true
+			}
+		}
+		return false
+	}
+	code := func(codes ...string) bool {
+		return any(func(f Fact) bool {
+			for _, c := range codes {
+				if f.ErrorCode == c || f.DeclineCode == c || f.FailureCode == c || f.OutcomeReason == c {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	linked := invoiceID != ""
+
+	// 2.
+	if any(func(f Fact) bool { return f.MethodType == "card_present" || f.MethodType == "interac_present" }) {
+		return says(InPerson, "in_person", "strong")
+	}
+	// 3. Nobody is there when a debit bounces days later, nor when the news is old.
+	if any(func(f Fact) bool { return bankDebits[f.MethodType] }) {
+		return says(OffSession, "bank_debit", "strong")
+	}
+	if late(a.facts) {
+		return says(OffSession, "late_event", "strong")
+	}
+	if any(func(f Fact) bool { return f.Moto }) {
+		return says(OffSession, "moto", "strong") // typed by staff; the customer is on the telephone at best
+	}
+	// 4. Something that only a person at a page brings about.
+	switch {
+	case code("payment_intent_authentication_failure"):
+		return says(OnSession, "authentication_failure", "strong")
+	case any(func(f Fact) bool {
+		return strings.HasPrefix(f.ThreeDSecure, "failed") || f.ThreeDSecureFlow == "challenge"
+	}):
+		return says(OnSession, "three_d_secure", "strong")
+	case !linked && actedBefore(a, all):
+		return says(OnSession, "requires_action", "strong")
+	case code("payment_method_customer_decline"), any(func(f Fact) bool { return strings.HasSuffix(f.ErrorCode, "_attempt_expired") }):
+		return says(OnSession, "redirect_left", "strong")
+	case any(func(f Fact) bool { return strings.HasPrefix(f.OrderReference, "cs_") }):
+		return says(OnSession, "checkout_session", "strong")
+	}
+	// 5.
+	if invoice != nil && offCycles[invoice.BillingReason] {
+		return says(OffSession, "invoice_cycle", "strong")
+	}
+	for _, f := range all {
+		if offCycles[f.BillingReason] {
+			return says(OffSession, "invoice_cycle", "strong")
+		}
+	}
+	// 6. Stripe acted by itself.
+	if any(func(f Fact) bool { return f.RequestOrigin == "none" }) {
+		return says(OffSession, "request_none", "strong")
+	}
+	// 7.
+	if any(func(f Fact) bool {
+		return mandateCodes[f.ErrorCode] || mandateCodes[f.DeclineCode] || mandateCodes[f.FailureCode]
+	}) {
+		return says(OffSession, "mandate", "strong")
+	}
+	// 8. off_session=true gives this code where the issuer wants the customer there.
+	if code("authentication_required") && !any(func(f Fact) bool { return f.ThreeDSecure != "" }) {
+		return says(OffSession, "authentication_required", "strong")
+	}
+	// 9. Stripe refuses off_session=true together with setup_future_usage; billing's own intents carry it too.
+	if !linked && intentSays(a, all, func(f Fact) bool { return f.SetupFutureUsage != "" }) {
+		return says(OnSession, "setup_future_usage", "strong")
+	}
+	// 10. A method nobody kept, or one made just now, or a security code that somebody typed.
+	switch {
+	case any(func(f Fact) bool { return f.MethodSaved == "no" }):
+		return says(OnSession, "unsaved_method", "strong")
+	case any(func(f Fact) bool {
+		return f.MethodCreated > 0 && f.Created-f.MethodCreated >= 0 && f.Created-f.MethodCreated <= freshMethod
+	}):
+		return says(OnSession, "fresh_method", "strong")
+	case any(func(f Fact) bool { return rank(f) == 0 && cvcGiven(f.CVCCheck) }):
+		return says(OnSession, "cvc_check", "strong")
+	}
+	// 11. A kept method, charged without a security code: one-click checkout looks the same, so it is weak.
+	if any(func(f Fact) bool { return f.MethodSaved == "yes" || f.Customer != "" && f.MethodID != "" }) &&
+		any(func(f Fact) bool { return f.Customer != "" }) &&
+		any(func(f Fact) bool { return rank(f) == 0 }) &&
+		!any(func(f Fact) bool { return f.Wallet != "" }) {
+		return says(OffSession, "saved_method", "weak")
+	}
+	return Unseen, nil
+}
+
+// cvcGiven tells whether a check result shows that a security code was entered in this attempt.
+func cvcGiven(check string) bool { return check == "pass" || check == "fail" || check == "unavailable" }
+
+// late tells whether even the first event of the attempt reached us long after it was made.
+func late(facts []Fact) bool {
+	for _, f := range facts {
+		if f.ReceivedAt.Sub(time.Unix(f.Created, 0)) <= absentAfter {
+			return false
+		}
+	}
+	return true
+}
+
+// actedBefore tells whether the intent asked for the customer's action shortly before the attempt failed.
+func actedBefore(a *attempt, all []Fact) bool {
+	for _, f := range all {
+		if f.EventType == "payment_intent.requires_action" && f.Created <= a.created && a.created-f.Created <= int64(absentAfter/time.Second) {
+			return true
+		}
+	}
+	return false
+}
+
+// intentSays looks at the intent's own facts: those of the attempt, or any of the payment where the attempt has only
+// its charge's.
+func intentSays(a *attempt, all []Fact, test func(Fact) bool) bool {
+	for _, f := range a.facts {
+		if test(f) {
+			return true
+		}
+	}
+	for _, f := range all {
+		if f.Object == "payment_intent" && test(f) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,280 @@
+package handler
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"rebound/store"
+	"rebound/store/seal"
+	"rebound/store/storetest"
+)
+
+func TestMain(m *testing.M) { storetest.Main(m) }
+
+type bench struct {
+	store    *store.Store
+	recorder *Recorder
+}
+
+func setup(t *testing.T) bench {
+	t.Helper()
+	s := openStore(t, storetest.New(t))
+	return bench{store: s, recorder: newRecorder(t, s)}
+}
+
+func openStore(t *testing.T, dsn string) *store.Store {
+	t.Helper()
+	keys, err := seal.ParseKeys(seal.GenerateKey())
+	require.NoError(t, err)
+	s, err := store.Open(context.Background(), store.Config{DSN: dsn, Keys: keys, MaxConns: 4, Now: func() time.Time { return testNow }})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func newRecorder(t *testing.T, s *store.Store) *Recorder {
+	t.Helper()
+	p := testPolicy()
+	p.NotificationID, p.AttemptID = nil, nil
+	r := NewRecorder(s, p, zap.NewNop(), prometheus.NewRegistry())
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (b bench) record(t *testing.T, facts ...Fact) {
+	t.Helper()
+	for _, f := range facts {
+		f.ReceivedAt = time.Time{}
+		require.NoError(t, b.recorder.Record(context.Background(), Delivery{Facts: []Fact{f}}))
+	}
+}
+
+// state reads back everything that a payment's facts have come to, as text.
+func (b bench) state(t *testing.T) string {
+	t.Helper()
+	var out []string
+	for _, q := range []string{
+		`SELECT concat_ws(' ', 'payment', payment_id, status, customer, amount, currency) FROM payments`,
+		`SELECT concat_ws(' ', 'attempt', id, result, attempt_key, charge, code, public_code, presence, evidence, attempts_used, awaits_charge, events) FROM attempts`,
+		`SELECT concat_ws(' ', 'notification', id, failure_id, channel, template, status, reason, shown_code, due_at) FROM notifications`,
+	} {
+		rows, err := b.store.Pool().Query(context.Background(), q)
+		require.NoError(t, err)
+		for rows.Next() {
+			var s string
+			require.NoError(t, rows.Scan(&s))
+			out = append(out, s)
+		}
+		require.NoError(t, rows.Err())
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+func (b bench) count(t *testing.T, query string, args ...any) (n int) {
+	t.Helper()
+	require.NoError(t, b.store.Pool().QueryRow(context.Background(), query, args...).Scan(&n))
+	return n
+}
+
+func TestArrivalOrderAndRepeatsDoNotChangeWhatIsStored(t *testing.T) {
+	t.Parallel()
+	events := []Fact{chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), chargeFailed(2, "stolen_card"), succeeded()}
+	want := ""
+	for _, order := range [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {1, 3, 0, 2}, {2, 2, 0, 1, 3, 3, 0}} {
+		b := setup(t)
+		for _, i := range order {
+			b.record(t, events[i])
+		}
+		got := strings.ReplaceAll(b.state(t), "\n", "\n")
+		got = stripIDs(got)
+		if want == "" {
+			want = got
+		}
+		require.Equal(t, want, got, "order %v", order)
+	}
+}
+
+// stripIDs removes keyed ids, which differ between databases.
+func stripIDs(s string) string {
+	var out []string
+	for _, line := range strings.Split(s, "\n") {
+		var words []string
+		for _, w := range strings.Fields(line) {
+			if !strings.HasPrefix(w, "fl_") && !strings.HasPrefix(w, "nt_") && !strings.HasPrefix(w, "at_") {
+				words = append(words, w)
+			}
+		}
+		out = append(out, strings.Join(words, " "))
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+func TestAProvisionalAttemptIsAbsorbedByItsCharge(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	lone := intentFailed(1, "insufficient_funds")
+	lone.LatestCharge = ""
+	b.record(t, lone)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts`))
+	newer := lone
+	newer.APIVersion, newer.LatestCharge = "2025-04-30.basil", "ch_1"
+	b.record(t, newer, chargeFailed(1, "insufficient_funds"))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts`))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE charge = 'ch_1'`))
+}
+
+func TestConcurrentCopiesOnTwoReplicasMakeOneRowEach(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	other := bench{store: b.store, recorder: newRecorder(t, b.store)}
+	var wg sync.WaitGroup
+	errs := make(chan error, 1000)
+	for i := range 40 {
+		for range 8 {
+			for _, r := range []*Recorder{b.recorder, other.recorder} {
+				wg.Go(func() {
+					f := chargeFailed(i, "insufficient_funds")
+					f.PaymentID = fmt.Sprintf("pi_%d", i)
+					f.PaymentIntent = f.PaymentID
+					f.ReceivedAt = time.Time{}
+					errs <- r.Record(context.Background(), Delivery{Facts: []Fact{f}})
+				})
+			}
+		}
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		require.NoError(t, err)
+	}
+	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM facts`))
+	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM attempts`))
+	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email'`))
+	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'deliver_mail'`))
+}
+
+func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	group := make([]*waiting, 5)
+	for i := range group {
+		f := chargeFailed(i, "insufficient_funds")
+		f.PaymentID, f.ReceivedAt = fmt.Sprintf("pi_%d", i), time.Time{}
+		if i == 3 {
+			f.ErrorMessage = "a\x00b"
+		}
+		group[i] = &waiting{delivery: Delivery{Facts: []Fact{f}}, answer: make(chan error, 1)}
+	}
+	b.recorder.commit(context.Background(), group)
+	for _, w := range group {
+		require.NoError(t, <-w.answer)
+	}
+	require.Equal(t, 4, b.count(t, `SELECT count(*) FROM facts`))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch3'`))
+}
+
+func TestACancelledRequestDoesNotCancelItsDelivery(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	f := chargeFailed(1, "insufficient_funds")
+	f.ReceivedAt = time.Time{}
+	_ = b.recorder.Record(ctx, Delivery{Facts: []Fact{f}})
+	b.recorder.Close()
+	b.recorder.closing = make(chan struct{}) // so that the cleanup may close it again
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM facts`))
+}
+
+func TestAnInvoiceEventReachesItsPaymentWhicheverComesFirst(t *testing.T) {
+	t.Parallel()
+	charge := chargeFailed(1, "insufficient_funds")
+	charge.Invoice, charge.RequestOrigin = "in_1", "api"
+	invoice := fact("evt_in", "invoice.payment_failed", "invoice")
+	invoice.PaymentID, invoice.Invoice, invoice.BillingReason, invoice.PaymentIntent = "in_1", "in_1", "subscription_cycle", ""
+	for _, order := range [][]Fact{{charge, invoice}, {invoice, charge}} {
+		b := setup(t)
+		b.record(t, order...)
+		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE evidence = 'invoice_cycle=strong'`), "%s first", order[0].EventType)
+	}
+}
+
+func TestJobsAreMadeOnlyForMailsThatMayGoOut(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	action := fact("evt_a", "payment_intent.requires_action", "payment_intent")
+	b.record(t, action, intentFailed(1, "insufficient_funds"))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'suppressed' AND reason = 'on_session' OR reason = 'payment_pending'`))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'deliver_mail'`))
+}
+
+func TestAddressesAreSealedInTheDatabase(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	f := chargeFailed(1, "insufficient_funds")
+	f.Addresses = &Contact{Receipt: "buyer@example.com"}
+	b.record(t, f)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM facts WHERE contact IS NOT NULL`))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM facts f WHERE f::text LIKE '%buyer%' OR position('buyer'::bytea IN contact) > 0`))
+	to, err := b.store.Recipient(context.Background(), testKey, "cus_1")
+	require.NoError(t, err)
+	require.Equal(t, "buyer@example.com", to.Email)
+}
+
+func TestTheHighestCustomerRecordWinsInAnyOrder(t *testing.T) {
+	t.Parallel()
+	older := Customer{CustomerID: "cus_1", Source: "stripe", RecordCreated: 10, RecordEvent: "evt_1", Email: "old@example.com"}
+	newer := Customer{CustomerID: "cus_1", Source: "stripe", RecordCreated: 10, RecordEvent: "evt_2", Email: "new@example.com"}
+	for _, order := range [][]Customer{{older, newer}, {newer, older}} {
+		b := setup(t)
+		b.record(t, chargeFailed(1, "insufficient_funds"))
+		for _, c := range order {
+			require.NoError(t, b.recorder.Record(context.Background(), Delivery{Customer: &c}))
+		}
+		to, err := b.store.Recipient(context.Background(), testKey, "cus_1")
+		require.NoError(t, err)
+		require.Equal(t, "new@example.com", to.Email)
+	}
+}
+
+func TestTheRecipientIsFoundInTheContractsOrder(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b := setup(t)
+	f := chargeFailed(1, "insufficient_funds")
+	f.Addresses = &Contact{Billing: "billing@example.com"}
+	b.record(t, f)
+	find := func() string {
+		to, err := b.store.Recipient(ctx, testKey, "cus_1")
+		require.NoError(t, err)
+		return to.Email
+	}
+	require.Equal(t, "billing@example.com", find())
+	require.NoError(t, b.recorder.Record(ctx, Delivery{Customer: &Customer{CustomerID: "cus_1", Source: "stripe", RecordCreated: 1, RecordEvent: "evt_c", Email: "customer@example.com"}}))
+	require.Equal(t, "customer@example.com", find())
+	pi := intentFailed(1, "insufficient_funds")
+	pi.Addresses = &Contact{Receipt: "receipt@example.com"}
+	b.record(t, pi)
+	require.Equal(t, "receipt@example.com", find())
+	require.NoError(t, b.store.PutContact(ctx, store.CustomerKey{CustomerID: "cus_1", Source: "stripe"}, "put@example.com", "fr", "Europe/Paris"))
+	require.Equal(t, "put@example.com", find())
+	second := chargeFailed(2, "insufficient_funds")
+	second.Addresses = &Contact{Metadata: "metadata@example.com"}
+	b.record(t, second)
+	require.Equal(t, "metadata@example.com", find())
+	require.NoError(t, b.recorder.Record(ctx, Delivery{Customer: &Customer{CustomerID: "cus_1", Source: "stripe", RecordCreated: 2, RecordEvent: "evt_d", Deleted: true}}))
+	to, err := b.store.Recipient(ctx, testKey, "cus_1")
+	require.NoError(t, err)
+	require.True(t, to.Gone)
+}
