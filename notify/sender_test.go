@@ -1,0 +1,483 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"rebound/store"
+	"rebound/store/seal"
+	"rebound/store/storetest"
+)
+
+func TestMain(m *testing.M) { storetest.Main(m) }
+
+var start = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+
+// clock is a time that tests move.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) forward(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// post is a Mailer that keeps letters and answers as it is told.
+type post struct {
+	mu      sync.Mutex
+	letters []Letter
+	answer  func(Letter) Outcome
+}
+
+func (p *post) Deliver(_ context.Context, l Letter) Outcome {
+	p.mu.Lock()
+	p.letters = append(p.letters, l)
+	answer := p.answer
+	p.mu.Unlock()
+	if answer == nil {
+		return Outcome{Result: Accepted, Code: 250}
+	}
+	return answer(l)
+}
+
+func (p *post) Mailbox(address string) (string, bool) {
+	return strings.ToLower(address), strings.Contains(address, "@")
+}
+
+func (p *post) MaxDuration() time.Duration { return time.Minute }
+
+func (p *post) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.letters)
+}
+
+type bench struct {
+	store *store.Store
+	clock *clock
+	post  *post
+	logs  *observer.ObservedLogs
+	dsn   string
+	keys  []seal.Key
+}
+
+func setup(t *testing.T) *bench {
+	t.Helper()
+	keys, err := seal.ParseKeys(seal.GenerateKey())
+	require.NoError(t, err)
+	b := &bench{clock: &clock{at: start}, post: &post{}, dsn: storetest.New(t), keys: keys}
+	b.store, err = store.Open(t.Context(), store.Config{DSN: b.dsn, Keys: keys, MaxConns: 6, Now: b.clock.now})
+	require.NoError(t, err)
+	t.Cleanup(b.store.Close)
+	return b
+}
+
+func (b *bench) sender(t *testing.T, change ...func(*Config)) *Sender {
+	t.Helper()
+	core, logs := observer.New(zapcore.DebugLevel)
+	b.logs = logs
+	c := Config{
+		Store: b.store, Mailer: b.post, Log: zap.New(core), PublicURL: "https://rebound.test", MaxAge: 24 * time.Hour,
+		PerMailbox24h: 2, PerMailbox7d: 4, PerPayment: 4, DefaultLocale: "en", Metrics: prometheus.NewRegistry(),
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	s := NewSender(c)
+	t.Cleanup(func() { s.Stop(context.Background()) })
+	return s
+}
+
+// failing stores a payment with one failure and its held first mail, due after a minute.
+func (b *bench) failing(t *testing.T, payment, email string) string {
+	t.Helper()
+	k := store.PaymentKey{PaymentID: payment, Source: "stripe"}
+	first := b.clock.now()
+	f := store.Fact{PaymentKey: k, EventID: "evt_" + payment, EventType: "charge.failed", Created: first.Unix(), Object: "charge",
+		Charge: "ch_" + payment, Customer: "cus_" + payment, Amount: 4200, Currency: "usd"}
+	if email != "" {
+		f.Addresses = &store.Contact{Receipt: email}
+	}
+	id := b.store.NotificationID(k, store.ChannelEmail, "first", "")
+	err := b.store.InIngest(t.Context(), func(in *store.Ingest) error {
+		if _, err := in.Load(t.Context(), []store.PaymentKey{k}, nil, []store.Fact{f}); err != nil {
+			return err
+		}
+		return in.Save(t.Context(), store.Changes{
+			Payments: []store.Payment{{PaymentKey: k, Status: "failing", Customer: f.Customer, Amount: 4200, Currency: "usd",
+				FailedReceivedAt: &first, FailedCreated: first.Unix(), CreatedAt: first, UpdatedAt: first}},
+			Attempts: []store.Attempt{{ID: "fl_" + payment, PaymentKey: k, AttemptKey: f.Charge, Result: "failed", OccurredAt: first, ReceivedAt: first,
+				PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method", UpdatedAt: first}},
+			Notifications: []store.Notification{{ID: id, PaymentKey: k, FailureID: "fl_" + payment, Channel: store.ChannelEmail, Template: "first",
+				Status: store.Held, DueAt: first.Add(time.Minute), MessageID: id + "@rebound.test", Customer: f.Customer, CreatedAt: first, UpdatedAt: first}},
+		})
+	})
+	require.NoError(t, err)
+	return id
+}
+
+func (b *bench) notification(t *testing.T, id string) store.Notification {
+	t.Helper()
+	var n store.Notification
+	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT status, reason, due_at, owner, sent_at, tries FROM notifications WHERE id = $1`, id).
+		Scan(&n.Status, &n.Reason, &n.DueAt, &n.Owner, &n.SentAt, &n.Tries))
+	n.DueAt = n.DueAt.UTC()
+	return n
+}
+
+func (b *bench) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	_, err := b.store.Pool().Exec(t.Context(), sql, args...)
+	require.NoError(t, err)
+}
+
+func (b *bench) count(t *testing.T, sql string, args ...any) (n int) {
+	t.Helper()
+	require.NoError(t, b.store.Pool().QueryRow(t.Context(), sql, args...).Scan(&n))
+	return n
+}
+
+func TestADueMailOfAFailingPaymentGoesOutOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Zero(t, b.post.count(), "the hold has not run out")
+
+	b.clock.forward(time.Minute)
+	for range 3 {
+		_, err = s.Deliver(t.Context(), id)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, b.post.count())
+	letter := b.post.letters[0]
+	require.Equal(t, "buyer@example.com", letter.To)
+	require.Equal(t, id+"@rebound.test", letter.MessageID)
+	require.True(t, strings.HasPrefix(letter.Link, "https://rebound.test/pay/"))
+	n := b.notification(t, id)
+	require.Equal(t, store.Sent, n.Status)
+	require.NotNil(t, n.SentAt)
+	require.Zero(t, n.Owner)
+}
+
+func TestManySendersSendOneMail(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	var wg sync.WaitGroup
+	for range 4 {
+		s := b.sender(t)
+		wg.Go(func() { _, _ = s.Deliver(context.Background(), id) })
+	}
+	wg.Wait()
+	require.Equal(t, 1, b.post.count())
+}
+
+func TestTheClaimReadsThePayment(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change string
+		status string
+		reason string
+	}{
+		"recovered":                  {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Held, ""},
+		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, ""},
+		"the invoice was settled":    {`INSERT INTO invoices VALUES ('in_1', 'stripe', '', false, 'paid', '', 1); UPDATE payments SET invoice = 'in_1'`, store.Canceled, "superseded"},
+		"a later success, same sum":  {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Canceled, "superseded"},
+		"a later success, other sum": {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', 1, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Sent, ""},
+		"an earlier success":         {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created - 60, now(), now() FROM payments`, store.Sent, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			s := b.sender(t)
+			id := b.failing(t, "pi_1", "buyer@example.com")
+			for sql := range strings.SplitSeq(c.change, ";") {
+				b.exec(t, sql)
+			}
+			b.clock.forward(time.Minute)
+			_, err := s.Deliver(t.Context(), id)
+			require.NoError(t, err)
+			n := b.notification(t, id)
+			require.Equal(t, c.status, n.Status)
+			require.Equal(t, c.reason, n.Reason)
+			require.Equal(t, c.status == store.Sent, b.post.count() == 1)
+		})
+	}
+}
+
+func TestAMailWaitsWhileTheCheckoutPageIsOpen(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.exec(t, `INSERT INTO checkout_streams VALUES ('s', 'pi_1', 'stripe', '', false, $1)`, b.clock.now())
+	again, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, streamRetry, again)
+	b.clock.forward(time.Minute) // the heartbeat is old now
+	_, err = s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, 1, b.post.count())
+}
+
+func TestWithoutAnAddressAMailIsHeldUntilOneAppears(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "")
+	b.clock.forward(time.Minute)
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	n := b.notification(t, id)
+	require.Equal(t, store.Held, n.Status)
+	require.Equal(t, store.ReasonNoAddress, n.Reason)
+	require.NoError(t, s.Wake(t.Context()))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job`))
+
+	require.NoError(t, b.store.PutContact(t.Context(), store.CustomerKey{CustomerID: "cus_pi_1", Source: "stripe"}, "late@example.com", "de", ""))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
+	_, err = s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, "late@example.com", b.post.letters[0].To)
+	require.Equal(t, "de", b.post.letters[0].Locale)
+}
+
+func TestHeldMailEndsWhenItIsNoUseAnyMore(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Mailer = nil })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, store.ReasonSMTPNotConfigured, b.notification(t, id).Reason)
+	b.clock.forward(25 * time.Hour)
+	require.NoError(t, s.Wake(t.Context()))
+	n := b.notification(t, id)
+	require.Equal(t, store.Suppressed, n.Status)
+	require.Equal(t, store.ReasonSMTPNotConfigured, n.Reason)
+}
+
+func TestWhatTheServerSaysDecides(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		outcome Outcome
+		atMost  bool
+		status  string
+		reason  string
+		retried bool
+	}{
+		"accepted":                          {outcome: Outcome{Result: Accepted, Code: 250}, status: store.Sent},
+		"no such mailbox":                   {outcome: Outcome{Result: RejectedAddress, Code: 550}, status: store.Failed, reason: "rejected_address:550"},
+		"refused":                           {outcome: Outcome{Result: RejectedMail, Code: 554}, status: store.Failed, reason: "rejected_mail:554"},
+		"not now":                           {outcome: Outcome{Result: Deferred, Code: 451}, status: store.Held, retried: true},
+		"go away":                           {outcome: Outcome{Result: Paused, Code: 421}, status: store.Held, retried: true},
+		"no answer to the dot":              {outcome: Outcome{Result: Undecided}, status: store.Held, retried: true},
+		"no answer to the dot, at most one": {outcome: Outcome{Result: Undecided}, atMost: true, status: store.Unknown, reason: "undecided"},
+		"given up before the dot":           {outcome: Outcome{Result: Abandoned}, status: store.Held, retried: true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.post.answer = func(Letter) Outcome { return c.outcome }
+			s := b.sender(t, func(conf *Config) { conf.AtMost = c.atMost })
+			id := b.failing(t, "pi_1", "buyer@example.com")
+			b.clock.forward(time.Minute)
+			_, err := s.Deliver(t.Context(), id)
+			require.NoError(t, err)
+			n := b.notification(t, id)
+			require.Equal(t, c.status, n.Status)
+			require.Equal(t, c.reason, n.Reason)
+			require.Zero(t, n.Owner)
+			require.Equal(t, c.retried, b.count(t, `SELECT count(*) FROM river_job WHERE scheduled_at >= $1`, b.clock.now().Add(firstRetry)) == 1)
+			if c.retried {
+				require.GreaterOrEqual(t, n.DueAt.Sub(b.clock.now()), firstRetry)
+			}
+		})
+	}
+}
+
+func TestRefusalsInARowPauseSending(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: RejectedMail, Code: 554} }
+	s := b.sender(t)
+	var ids []string
+	for _, p := range []string{"pi_1", "pi_2", "pi_3", "pi_4", "pi_5", "pi_6"} {
+		ids = append(ids, b.failing(t, p, p+"@example.com"))
+	}
+	b.clock.forward(time.Minute)
+	for _, id := range ids[:refusalsInARow] {
+		again, err := s.Deliver(t.Context(), id)
+		require.NoError(t, err)
+		require.Zero(t, again)
+	}
+	again, err := s.Deliver(t.Context(), ids[5])
+	require.NoError(t, err)
+	require.Equal(t, refusalPause, again)
+	require.Equal(t, refusalsInARow, b.post.count())
+}
+
+func TestOneMailboxGetsNoMoreThanItsLimit(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	for i, p := range []string{"pi_1", "pi_2", "pi_3"} {
+		id := b.failing(t, p, "Buyer@example.com")
+		b.clock.forward(time.Minute)
+		_, err := s.Deliver(t.Context(), id)
+		require.NoError(t, err)
+		if i == 2 {
+			n := b.notification(t, id)
+			require.Equal(t, store.Suppressed, n.Status)
+			require.Equal(t, "mailbox_limit", n.Reason)
+		}
+	}
+	require.Equal(t, 2, b.post.count())
+}
+
+func TestRemindersFollowWhileThePaymentFails(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour, 168 * time.Hour} })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	reminder := b.store.NotificationID(store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}, store.ChannelEmail, "reminder_1", "")
+	require.Equal(t, b.clock.now().Add(72*time.Hour), b.notification(t, reminder).DueAt)
+	_, err = s.Deliver(t.Context(), reminder)
+	require.NoError(t, err)
+	require.Equal(t, 1, b.post.count())
+	b.clock.forward(72 * time.Hour)
+	_, err = s.Deliver(t.Context(), reminder)
+	require.NoError(t, err)
+	require.Equal(t, 2, b.post.count())
+	require.Equal(t, "reminder_1", b.post.letters[1].Template)
+	require.NotEqual(t, b.post.letters[0].MessageID, b.post.letters[1].MessageID)
+}
+
+func TestTheClaimsOfADeadProcessAreTakenOver(t *testing.T) {
+	t.Parallel()
+	for name, atMost := range map[string]bool{"at least once: sent again": false, "at most once: unknown": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			id := b.failing(t, "pi_1", "buyer@example.com")
+			b.clock.forward(time.Minute)
+			dying, err := b.store.NewOwner(t.Context())
+			require.NoError(t, err)
+			claimed, _, err := b.store.Claim(t.Context(), dying.Number, id)
+			require.NoError(t, err)
+			require.NotNil(t, claimed)
+
+			s := b.sender(t, func(c *Config) { c.AtMost = atMost })
+			w := watch{sender: s, freeSince: make(map[int64]time.Time)}
+			for range 3 { // while it lives, however long it takes, nobody touches its claim
+				w.look(t.Context())
+				b.clock.forward(time.Hour)
+			}
+			require.Equal(t, dying.Number, b.notification(t, id).Owner)
+
+			dying.Close(t.Context())
+			require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
+			w.look(t.Context())
+			require.Equal(t, dying.Number, b.notification(t, id).Owner, "one look is not enough")
+			b.clock.forward(deadAfter)
+			w.look(t.Context())
+			n := b.notification(t, id)
+			require.Zero(t, n.Owner)
+			if atMost {
+				require.Equal(t, store.Unknown, n.Status)
+				return
+			}
+			require.Equal(t, store.Held, n.Status)
+			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))
+
+			settled, err := b.store.Settle(t.Context(), dying.Number, claimed.Notification, false)
+			require.NoError(t, err)
+			require.False(t, settled, "the dead process's claim is no longer its own")
+		})
+	}
+}
+
+func TestAMailWhoseJobWasLostIsRequeued(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute + overdue + time.Second)
+	w := watch{sender: s, freeSince: make(map[int64]time.Time)}
+	w.look(t.Context())
+	w.look(t.Context())
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id), "once per period")
+}
+
+func TestASenderThatLostItsLockDropsTheMailBeforeTheDot(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.post.answer = func(l Letter) Outcome {
+		_, err := b.store.Pool().Exec(context.Background(), `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2`)
+		require.NoError(t, err)
+		if errors.Is(l.BeforeDot(context.Background()), store.ErrOwnerLost) {
+			return Outcome{Result: Abandoned}
+		}
+		return Outcome{Result: Accepted}
+	}
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.NotEqual(t, store.Sent, b.notification(t, id).Status)
+}
+
+func TestNoAddressIsEverLogged(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "very.secret@example.com")
+	b.clock.forward(time.Minute)
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.NotZero(t, b.logs.Len())
+	for _, line := range b.logs.All() {
+		for key, value := range line.ContextMap() {
+			require.NotContains(t, key+": "+toText(value), "secret")
+		}
+	}
+}
+
+func toText(v any) string {
+	if s, ok := v.(string); ok {
+		return s
+	}
+	return ""
+}

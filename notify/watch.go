@@ -1,0 +1,95 @@
+package notify
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"rebound/store"
+)
+
+const (
+	lookEvery = 5 * time.Second
+	// deadAfter is how far apart the two looks are that both must find a process's lock free.
+	deadAfter = 20 * time.Second
+	// overdue is how long a due mail may wait unclaimed before its job is taken to be lost with its process.
+	overdue = 20 * time.Second
+	requeue = time.Minute
+)
+
+// Watch looks after the mails of processes that have died, until the context ends: every replica looks every 5 s, so
+// that a killed sender's work goes on within a minute.
+func (s *Sender) Watch(ctx context.Context) {
+	w := watch{sender: s, freeSince: make(map[int64]time.Time)}
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		w.look(ctx)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+type watch struct {
+	sender    *Sender
+	freeSince map[int64]time.Time
+}
+
+func (w *watch) look(ctx context.Context) {
+	s := w.sender
+	idle, err := s.Store.IdleOwners(ctx)
+	if err != nil {
+		w.failed(ctx, err)
+		return
+	}
+	now := s.Store.Now()
+	still := make(map[int64]time.Time, len(idle))
+	for _, number := range idle {
+		since, seen := w.freeSince[number]
+		if !seen {
+			still[number] = now
+			continue
+		}
+		if now.Sub(since) < deadAfter {
+			still[number] = since
+			continue
+		}
+		ids, err := s.Store.TakeOver(ctx, number, !s.AtMost)
+		if err != nil {
+			still[number] = since
+			w.failed(ctx, err)
+			continue
+		}
+		s.Log.Warn("owner.dead", zap.Int64("owner", number), zap.Int("mails", len(ids)), zap.Bool("sent_again", !s.AtMost))
+	}
+	w.freeSince = still
+	if s.Mailer == nil {
+		return
+	}
+	if ids, err := s.Store.RequeueOverdue(ctx, overdue, requeue); err != nil {
+		w.failed(ctx, err)
+	} else if len(ids) > 0 {
+		s.Log.Info("mails.requeued", zap.Int("mails", len(ids)))
+	}
+}
+
+func (w *watch) failed(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		w.sender.Log.Warn("watch.failed", zap.Error(err))
+	}
+}
+
+// Wake makes jobs for held mails whose reason has gone, and ends those held for too long.
+func (s *Sender) Wake(ctx context.Context) error {
+	if s.Mailer != nil {
+		if _, err := s.Store.WakeHeld(ctx, []string{store.ReasonNoAddress, store.ReasonSMTPNotConfigured}); err != nil {
+			return err
+		}
+	}
+	_, err := s.Store.ExpireHeld(ctx, s.MaxAge)
+	return err
+}
