@@ -95,7 +95,7 @@ func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notif
 		n.Status, n.Reason = store.Suppressed, ReasonWrongMode
 		return n
 	}
-	n.Status, n.DueAt = store.Sent, a.row.ReceivedAt
+	n.Status, n.DueAt, n.ShownCode = store.Sent, a.row.ReceivedAt, "" // the stream writes down what it has shown
 	n.SentAt = &n.DueAt
 	return n
 }

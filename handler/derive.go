@@ -41,16 +41,44 @@ const (
 	kindCanceled
 )
 
-var kinds = map[string]eventKind{
-	"charge.failed":                            kindChargeFailed,
-	"charge.succeeded":                         kindSucceeded,
-	"payment_intent.payment_failed":            kindIntentFailed,
-	"payment_intent.succeeded":                 kindSucceeded,
-	"payment_intent.canceled":                  kindCanceled,
-	"payment_intent.requires_action":           kindPending,
-	"payment_intent.processing":                kindPending,
-	"payment_intent.amount_capturable_updated": kindPending,
+var kinds = map[decline.Source]map[string]eventKind{
+	decline.Stripe: {
+		"charge.failed":                            kindChargeFailed,
+		"charge.succeeded":                         kindSucceeded,
+		"payment_intent.payment_failed":            kindIntentFailed,
+		"payment_intent.succeeded":                 kindSucceeded,
+		"payment_intent.canceled":                  kindCanceled,
+		"payment_intent.requires_action":           kindPending,
+		"payment_intent.processing":                kindPending,
+		"payment_intent.amount_capturable_updated": kindPending,
+	},
+	// A transfer or an intent only wraps the charge, which alone carries the code.
+	decline.Frame: {
+		"charge.failed":                         kindChargeFailed,
+		"transfer.failed":                       kindIntentFailed,
+		"charge_intent.payment_failed":          kindIntentFailed,
+		"charge.succeeded":                      kindSucceeded,
+		"charge.captured":                       kindSucceeded,
+		"transfer.succeeded":                    kindSucceeded,
+		"transfer.completed":                    kindSucceeded, // its older name
+		"charge_intent.succeeded":               kindSucceeded,
+		"charge_intent.requires_action":         kindPending,
+		"charge_intent.payment_action_required": kindPending,
+		"charge_intent.canceled":                kindCanceled,
+	},
 }
+
+// objectPayout marks money on its way out to a payee: recorded, but nobody's declined payment.
+const objectPayout = "payout"
+
+func kindOf(f Fact) eventKind {
+	if f.Object == objectPayout {
+		return kindOther
+	}
+	return kinds[decline.Source(f.Source)][f.EventType]
+}
+
+func isFrame(f Fact) bool { return f.Source == string(decline.Frame) }
 
 // Derived is what the facts of one payment come to.
 type Derived struct {
@@ -113,7 +141,7 @@ func state(facts []Fact) string {
 	var failed, succeeded, canceled bool
 	var newestPending, newestFailed int64 = -1, -1
 	for _, f := range facts {
-		switch kinds[f.EventType] {
+		switch kindOf(f) {
 		case kindSucceeded:
 			succeeded = true
 		case kindCanceled:
@@ -125,6 +153,9 @@ func state(facts []Fact) string {
 			newestFailed = max(newestFailed, f.Created)
 		case kindChargeFailed:
 			failed = true
+			if isFrame(f) { // its charge may be the only one to tell
+				newestFailed = max(newestFailed, f.Created)
+			}
 		}
 	}
 	switch {
@@ -155,7 +186,7 @@ func describe(p *store.Payment, facts []Fact) {
 		if f.ClientSecretHash != nil {
 			p.ClientSecretHash = f.ClientSecretHash
 		}
-		switch kinds[f.EventType] {
+		switch kindOf(f) {
 		case kindChargeFailed, kindIntentFailed:
 			if p.FailedReceivedAt == nil || f.ReceivedAt.Before(*p.FailedReceivedAt) {
 				at := f.ReceivedAt.UTC()
@@ -196,14 +227,14 @@ func failedAttempts(facts []Fact) []*attempt {
 	}
 	// A charge's own event names the attempt.
 	for _, f := range facts {
-		if kinds[f.EventType] == kindChargeFailed {
+		if kindOf(f) == kindChargeFailed {
 			add(f.Charge, f)
 		}
 	}
 	// Renderings of one event are one report: what one of them knows of the charge holds for all.
 	named, latest := make(map[string]string), make(map[string]string)
 	for _, f := range facts {
-		if kinds[f.EventType] == kindIntentFailed {
+		if kindOf(f) == kindIntentFailed {
 			set2(named, f.EventID, f.Charge)
 			set2(latest, f.EventID, f.LatestCharge)
 		}
@@ -214,17 +245,20 @@ func failedAttempts(facts []Fact) []*attempt {
 		anchors[key] = a.facts[0]
 	}
 	for _, f := range facts {
-		if charge := latest[f.EventID]; kinds[f.EventType] == kindIntentFailed && named[f.EventID] == "" && charge != "" && !neverTwin(f.ErrorCode) {
+		if charge := latest[f.EventID]; kindOf(f) == kindIntentFailed && named[f.EventID] == "" && charge != "" && !neverTwin(f.ErrorCode) {
 			if _, known := anchors[charge]; !known {
 				anchors[charge] = f
 			}
 		}
 	}
 	for _, f := range facts {
-		if kinds[f.EventType] != kindIntentFailed {
+		if kindOf(f) != kindIntentFailed {
 			continue
 		}
 		key := named[f.EventID]
+		if key == "" && isFrame(f) {
+			key = wrapped(anchors, facts)
+		}
 		if key == "" {
 			if anchor, ok := anchors[latest[f.EventID]]; ok && !neverTwin(f.ErrorCode) && sameAttempt(anchor, f) {
 				key = latest[f.EventID]
@@ -251,8 +285,19 @@ func failedAttempts(facts []Fact) []*attempt {
 	return attempts
 }
 
+// wrapped names the attempt of a Frame transfer or intent that does not say which charge it wraps: the first charge of
+// the payment, known by its own event or by another's word, and one provisional attempt while there is none.
+func wrapped(charges map[string]Fact, facts []Fact) string {
+	for _, f := range facts { // in order, so that the first is the same whatever came when
+		if _, known := charges[f.Charge]; known && f.Charge != "" {
+			return f.Charge
+		}
+	}
+	return "pm:intent"
+}
+
 func rank(f Fact) int {
-	if kinds[f.EventType] == kindChargeFailed {
+	if kindOf(f) == kindChargeFailed {
 		return 0
 	}
 	return 1
@@ -298,7 +343,7 @@ func fill(row *store.Attempt, facts []Fact) {
 		first(&row.Invoice, f.Invoice)
 		first(&row.Currency, f.Currency)
 		row.Amount = cmp.Or(row.Amount, f.Amount)
-		if own {
+		if own || isFrame(f) { // a Frame intent carries its charge's code
 			first(&row.FailureCode, f.FailureCode)
 		}
 		first(&row.ErrorCode, f.ErrorCode)
@@ -395,10 +440,10 @@ func classifiable(f Fact, used int, occurred int64) decline.Facts {
 		AttemptsUsed:       used,
 		FailedAt:           time.Unix(occurred, 0).UTC(),
 	}
-	if rank(f) == 0 {
+	if rank(f) == 0 || isFrame(f) {
 		c.FailureCode = f.FailureCode
 	}
-	if f.Source == string(decline.Frame) {
+	if isFrame(f) {
 		c.Status = f.Status
 	}
 	return c
@@ -445,7 +490,7 @@ func fillVerdict(row *store.Attempt, v decline.Verdict) {
 func succeededAttempts(k PaymentKey, facts []Fact) []store.Attempt {
 	byKey := make(map[string][]Fact)
 	for _, f := range facts {
-		if kinds[f.EventType] == kindSucceeded {
+		if kindOf(f) == kindSucceeded {
 			key := cmp.Or(f.Charge, f.LatestCharge, f.ObjectID)
 			byKey[key] = append(byKey[key], f)
 		}

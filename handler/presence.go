@@ -85,6 +85,12 @@ func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) 
 	if late(a.facts) {
 		return says(OffSession, "late_event", "strong")
 	}
+	if isFrame(a.facts[0]) { // its objects say no more than this
+		if any(func(f Fact) bool { return f.Agreement }) {
+			return says(OffSession, "billing_agreement", "strong")
+		}
+		return Unseen, nil
+	}
 	if any(func(f Fact) bool { return f.Moto }) {
 		return says(OffSession, "moto", "strong") // typed by staff; the customer is on the telephone at best
 	}

@@ -307,6 +307,9 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		if known && n.Status == store.Held && n.Reason == "" && old.Status == store.Held && old.Reason == store.ReasonNoAddress {
 			n.Reason = old.Reason // found out when it was due; a new fact does not bring an address by itself
 		}
+		if known && n.Channel == store.ChannelCheckout && n.Status == store.Sent && old.Status == store.Sent {
+			n.ShownCode, n.Locale, n.SentAt = old.ShownCode, old.Locale, old.SentAt // what a page has shown stays on record
+		}
 		if known && sameNotice(old, *n) {
 			continue
 		}

@@ -31,7 +31,7 @@ type CheckoutState struct {
 	PaymentKey
 	Status        string // of Payment
 	PaymentIntent string
-	AttemptID     string // newest failed attempt by occurred_at, then id; '' when there is none, and then all below is empty
+	AttemptID     string // newest failed attempt; '' when there is none, and then all below is empty
 	Public        decline.Public
 	AwaitsCharge  bool
 	ReceivedAt    time.Time // first receipt of the attempt
@@ -90,13 +90,13 @@ func (s *Store) CheckoutStates(ctx context.Context, keys []PaymentKey) ([]Checko
 		) p
 		LEFT JOIN LATERAL (
 			SELECT * FROM (
-				SELECT id, occurred_at, public_code, public_next_step, public_field, public_retry, awaits_charge,
+				SELECT id, attempts_used, public_code, public_next_step, public_field, public_retry, awaits_charge,
 				       received_at, locale
 				FROM attempts
 				WHERE `+keyMatch("attempts", "payment_id")+` AND result = 'failed'
 				OFFSET 0
 			) f
-			ORDER BY occurred_at DESC, id DESC LIMIT 1
+			ORDER BY attempts_used DESC LIMIT 1
 		) a ON true`, arraysOf(keys).args()...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the checkout state of %d payments: %w", len(keys), err)

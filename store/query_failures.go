@@ -110,7 +110,7 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 		q.and("a.occurred_at < ?", f.Before)
 	}
 	if f.After != "" {
-		q.and("(a.occurred_at, a.id) <= (?, ?)", after, f.After)
+		q.and("(a.occurred_at, a.id) < (?, ?)", after, f.After)
 	}
 	return selectAttempts + " WHERE " + q.String() + " ORDER BY a.occurred_at DESC, a.id DESC LIMIT " + strconv.Itoa(f.Limit+1), q.args
 }

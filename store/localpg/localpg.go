@@ -21,8 +21,8 @@ import (
 const (
 	// Role is the database role of the private server, its superuser and owner.
 	Role = "rebound"
-	// Database is the database that every private server has from the start,
-	// besides PostgreSQL's own `postgres`.
+	// Database is the database that a private server has from the start, besides
+	// PostgreSQL's own `postgres`. An ephemeral one has the latter alone.
 	Database = "rebound"
 	// BinEnv names the environment variable that points to a directory with
 	// initdb and postgres. Config.BinDir goes before it.

@@ -223,9 +223,13 @@ func TestStalePidFileIsPassedOver(t *testing.T) {
 	srv := startIn(t, localpg.Config{DataDir: dir})
 	require.NoError(t, srv.Stop(t.Context()))
 	// The number now belongs to a process that lives and is no postmaster.
+	other := exec.Command("sleep", "600")
+	require.NoError(t, other.Start())
+	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
 	pidFile := filepath.Join(srv.DataDir(), "postmaster.pid")
-	require.NoError(t, os.WriteFile(pidFile, fmt.Appendf(nil, "%d\n%s\n", os.Getppid(), srv.DataDir()), 0o600))
+	require.NoError(t, os.WriteFile(pidFile, fmt.Appendf(nil, "%d\n%s\n", other.Process.Pid, srv.DataDir()), 0o600))
 	srv = startIn(t, localpg.Config{DataDir: dir})
+	require.NoError(t, other.Process.Signal(syscall.Signal(0)), "the other process was ended")
 	require.Equal(t, "1", query(t, srv.DSN(localpg.Database), "SELECT '1'"))
 }
 

@@ -214,11 +214,17 @@ func (c *cluster) initialise(ctx context.Context, bin binaries) error {
 	if out, err := output(c.owner.command(ctx, c.base, bin.initdb(), args...)); err != nil {
 		return fmt.Errorf("running initdb: %w: %s", err, tail(out, 6))
 	}
-	// Single-user mode needs no connection, and so no database driver here.
-	single := c.owner.command(ctx, c.base, bin.postgres(), "--single", "-D", fresh, "-c", "log_min_messages=error", "postgres")
-	single.Stdin = strings.NewReader("CREATE DATABASE " + Database + "\n")
-	if out, err := output(single); err != nil || bytes.Contains(out, []byte("ERROR")) {
-		return fmt.Errorf("creating database %s: %w: %s", Database, errors.Join(err, errors.New("postgres --single")), tail(out, 3))
+	if !c.cfg.Ephemeral {
+		// Single-user mode needs no connection, and so no database driver here.
+		single := c.owner.command(ctx, c.base, bin.postgres(), "--single", "-D", fresh, "-c", "log_min_messages=error", "postgres")
+		single.Stdin = strings.NewReader("CREATE DATABASE " + Database + "\n")
+		out, err := output(single)
+		if err == nil && bytes.Contains(out, []byte("ERROR")) { // its exit code does not tell
+			err = errors.New("postgres --single refused")
+		}
+		if err != nil {
+			return fmt.Errorf("creating database %s: %w: %s", Database, err, tail(out, 3))
+		}
 	}
 	return os.Rename(fresh, c.data)
 }

@@ -1,0 +1,195 @@
+package checkout_test
+
+import (
+	"context"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+
+	"rebound/notify/checkout"
+)
+
+// shopPage is a merchant's checkout page on an origin of its own. It uses the element, and the module by hand.
+var shopPage = template.Must(template.New("shop").Parse(`<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'nonce-s'; script-src {{.Server}} 'nonce-s'; connect-src {{.Server}}">
+<title>Checkout</title>
+<style nonce="s">
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 26rem; margin: 2rem auto; padding: 0 1rem; color: #1c1b1f }
+  label { display: block; margin-top: 1rem }
+  input, button { font: inherit; width: 100%; box-sizing: border-box; padding: .5em }
+  button { margin: 1rem 0 }
+  [aria-invalid=true] { outline: 2px solid #b3261e }
+</style>
+<h1>Pay 20.00 USD</h1>
+<label>Card number <input name="number" value="•••• •••• •••• 0341"></label>
+<label>Security code <input name="cvc" value="•••"></label>
+<button>Pay</button>
+<rebound-checkout client-secret="{{.Secret}}"></rebound-checkout>
+<script type="module" nonce="s">
+  import { listen } from '{{.Server}}/checkout.js'
+  const secret = {{.Secret}}
+  window.heard = []
+  window.stopped = new AbortController()
+  listen(secret, {
+    onFailed: (f) => { heard.push(f.code); throw new Error('a bug of the page') },
+    onSucceeded: () => heard.push('succeeded'),
+    signal: stopped.signal,
+  }).then(() => heard.push('ended'))
+  listen('nonsense', {}).catch((error) => { window.refused = error.status })
+  window.events = []
+  document.addEventListener('rebound-failed', ({ detail }) => {
+    events.push(detail)
+    for (const input of document.querySelectorAll('input')) input.setAttribute('aria-invalid', input.name === detail.field)
+  })
+  document.addEventListener('rebound-succeeded', ({ detail }) => events.push(detail))
+</script>
+`))
+
+// browser starts Chromium, or skips the test where there is none; in CI there must be one.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	var path string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		const missing = "no Chromium on this machine: what a browser makes of checkout.js is not tested"
+		if os.Getenv("CI") != "" {
+			t.Fatal(missing)
+		}
+		t.Skip(missing)
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-component-update", true), chromedp.WindowSize(520, 620), chromedp.Flag("lang", "en-US"))
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// until waits for a condition in the page.
+func until(t *testing.T, ctx context.Context, condition string) {
+	t.Helper()
+	_, err := chromedp.Run(ctx, chromedp.Poll[bool](condition, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(time.Minute)))
+	if err != nil {
+		seen, _ := chromedp.Run(ctx, chromedp.Evaluate[string](`JSON.stringify([heard, events, shown(), window.refused])`))
+		require.NoError(t, err, "waiting for %s; the page has %s", condition, seen)
+	}
+}
+
+func evaluate[T any](t *testing.T, ctx context.Context, expression string, options ...chromedp.EvaluateOption) T {
+	t.Helper()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, options...))
+	require.NoError(t, err, expression)
+	return v
+}
+
+func screenshot(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	require.NoError(t, err)
+	path := filepath.Join(t.ArtifactDir(), name)
+	require.NoError(t, os.WriteFile(path, png, 0o600))
+	t.Logf("screenshot: %s (kept with go test -artifacts)", path)
+}
+
+func TestACheckoutPageOnAnotherOriginShowsWhatHappens(t *testing.T) {
+	t.Parallel()
+	ctx := browser(t)
+	d := newDatabase(t)
+	var pages atomic.Pointer[replica]
+	shop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/pay" {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		if err := shopPage.Execute(w, map[string]string{"Server": pages.Load().server.URL, "Secret": secret}); err != nil {
+			t.Errorf("rendering the shop: %v", err)
+		}
+	}))
+	t.Cleanup(shop.Close)
+	a := d.replica(shop.URL)
+	pages.Store(a)
+	now := time.Now()
+	d.payment(paid, "failing", a.HashClientSecret(secret))
+
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(shop.URL+"/pay")))
+	require.NoError(t, chromedp.Do(ctx, chromedp.Evaluate[chromedp.Void](`window.alertBox = () => document.querySelector('rebound-checkout').shadowRoot.querySelector('[role=alert]');
+		window.shown = () => alertBox().querySelector('[part=message]')?.textContent ?? ''`)))
+	require.Equal(t, "assertive", evaluate[string](t, ctx, `alertBox().getAttribute('aria-live')`))
+	require.Empty(t, evaluate[string](t, ctx, `shown()`), "there is nothing to tell yet")
+	until(t, ctx, `window.refused === 401`)
+	require.Eventually(t, func() bool { return d.presence() == 2 }, time.Minute, 20*time.Millisecond)
+
+	d.attempt(paid, "fl_1", "insufficient_funds", now)
+	d.notify(paid.PaymentID)
+	until(t, ctx, `events.length === 1 && heard.length === 1`)
+	states, err := a.States(t.Context(), []checkout.Key{payment})
+	require.NoError(t, err)
+	require.Equal(t, states[0].Public.Message("en").Text, evaluate[string](t, ctx, `shown()`))
+	require.Equal(t, "en ltr", evaluate[string](t, ctx, `(({lang, dir}) => lang + ' ' + dir)(alertBox().firstChild)`))
+	require.Equal(t, "false", evaluate[string](t, ctx, `document.querySelector('[name=cvc]').getAttribute('aria-invalid')`))
+	require.NotEqual(t, "rgba(0, 0, 0, 0)", evaluate[string](t, ctx, `getComputedStyle(alertBox().firstChild).backgroundColor`), "styled in spite of the page's policy")
+	screenshot(t, ctx, "declined.png")
+
+	// A connection that breaks is made anew, and what was shown is not shown again.
+	before := d.streams()
+	a.server.CloseClientConnections()
+	require.Eventually(t, func() bool {
+		now := d.streams()
+		return len(now) == 2 && !slices.Contains(before, now[0]) && !slices.Contains(before, now[1])
+	}, time.Minute, 20*time.Millisecond)
+	d.attempt(paid, "fl_2", "incorrect_cvc", now.Add(time.Second))
+	d.notify(paid.PaymentID)
+	until(t, ctx, `events.length === 2 && heard.length === 2`)
+	require.Equal(t, "cvc", evaluate[string](t, ctx, `events[1].field`))
+	require.Equal(t, "true", evaluate[string](t, ctx, `document.querySelector('[name=cvc]').getAttribute('aria-invalid')`))
+	screenshot(t, ctx, "cvc.png")
+
+	_, err = d.pool.Exec(t.Context(), `UPDATE payments SET status = 'recovered'`)
+	require.NoError(t, err)
+	d.notify(paid.PaymentID)
+	until(t, ctx, `events.length === 3 && heard.length === 4`)
+	require.Equal(t, `["insufficient_funds","incorrect_cvc","succeeded","ended"]`, evaluate[string](t, ctx, `JSON.stringify(heard)`))
+	require.Empty(t, evaluate[string](t, ctx, `shown()`))
+	require.Eventually(t, func() bool { return d.presence() == 0 }, time.Minute, 20*time.Millisecond)
+}
+
+func TestAPageThatIsNotListedCannotEvenLoadTheModule(t *testing.T) {
+	t.Parallel()
+	ctx := browser(t)
+	d := newDatabase(t)
+	a := d.replica()
+	d.payment(paid, "failing", a.HashClientSecret(secret))
+	shop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<!doctype html><script type="module" src="%s/checkout.js" onload="window.loaded = true" onerror="window.loaded = false"></script>`, a.server.URL)
+	}))
+	t.Cleanup(shop.Close)
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(shop.URL)))
+	until(t, ctx, `window.loaded === false`)
+	require.False(t, evaluate[bool](t, ctx, `!!customElements.get('rebound-checkout')`))
+	require.Equal(t, "TypeError", evaluate[string](t, ctx, fmt.Sprintf(`fetch('%s/v1/checkout/events', {headers: {Authorization: 'Bearer %s'}}).then(() => 'answered', (e) => e.name)`, a.server.URL, secret), chromedp.EvalAwaitPromise))
+	require.Zero(t, d.presence())
+}
