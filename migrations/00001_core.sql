@@ -207,6 +207,7 @@ CREATE TABLE attempts (
 CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
 CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';
 CREATE INDEX attempts_customer ON attempts (customer, occurred_at DESC, id DESC) WHERE result = 'failed' AND customer <> '';
+CREATE INDEX attempts_account ON attempts (account, occurred_at DESC, id DESC) WHERE result = 'failed' AND account <> '';
 CREATE INDEX attempts_charge ON attempts (charge) WHERE charge <> '';
 
 CREATE TABLE notifications (

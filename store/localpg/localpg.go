@@ -56,8 +56,8 @@ type Config struct {
 	// FetchVersion is the artifact version to fetch ("17.6.0"). Empty: the version
 	// pinned for the data directory's major, else the newest pinned.
 	FetchVersion string
-	// SHA256 pins the archive's checksum, in hex. Empty: the built-in pin of that
-	// version and system, if any, else the checksum published beside the archive.
+	// SHA256 pins the archive's checksum, in hex. Empty: the archive is held
+	// against the checksum that the repository publishes beside it.
 	SHA256 string
 	// CacheDir keeps fetched versions. Empty: DefaultCacheDir.
 	CacheDir string

@@ -286,7 +286,8 @@ func (c *cluster) settings() map[string]string {
 	}
 	if c.cfg.Ephemeral {
 		for k, v := range map[string]string{
-			"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+			// What is committed still outlives a killed server, only not the machine.
+			"fsync": "off", "full_page_writes": "off",
 			"wal_level": "minimal", "max_wal_senders": "0", "autovacuum": "off",
 			"shared_buffers": "64MB", "max_wal_size": "256MB",
 		} {

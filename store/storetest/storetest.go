@@ -40,7 +40,7 @@ func Main(m *testing.M) {
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupted
-		shared.close()
+		_ = shared.close() // the exit code tells of the interruption already
 		os.Exit(1)
 	}()
 	code := m.Run()
@@ -85,6 +85,8 @@ func create(t testing.TB, template string) string {
 	return shared.dsn(name)
 }
 
+var errClosed = errors.New("the tests were interrupted")
+
 // shared is the server of this test binary.
 var shared = &server{}
 
@@ -98,10 +100,9 @@ type server struct {
 	prefix  string          // of the names of this binary's databases
 	dsn     func(database string) string
 
-	mu     sync.Mutex
+	mu     sync.RWMutex // read-locked while a statement runs, so that close misses no database
 	closed bool
 	count  int
-	made   bool // the template exists
 }
 
 func (s *server) start() error {
@@ -109,7 +110,7 @@ func (s *server) start() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.closed {
-			s.startErr = errors.New("the tests were interrupted")
+			s.startErr = errClosed
 			return
 		}
 		// Many test binaries may share one DATABASE_URL.
@@ -153,9 +154,6 @@ func (s *server) migrated() (template string, err error) {
 		if s.migrateErr = s.exec("CREATE DATABASE " + template + " TEMPLATE template0"); s.migrateErr != nil {
 			return
 		}
-		s.mu.Lock()
-		s.made = true
-		s.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		if err := store.Migrate(ctx, s.dsn(template)); err != nil {
@@ -175,6 +173,11 @@ func (s *server) name() string {
 // exec runs one statement in the server's own database. Each has a connection
 // of its own: kept ones would be goroutines that a leak check finds.
 func (s *server) exec(sql string) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return errClosed
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, s.dsn("postgres"))
@@ -197,8 +200,24 @@ func (s *server) close() error {
 	if s.private != nil {
 		return s.private.Stop(ctx)
 	}
-	if s.made {
-		return s.exec("DROP DATABASE IF EXISTS " + s.prefix + "_template WITH (FORCE)")
+	if s.dsn == nil {
+		return nil
 	}
-	return nil
+	return s.dropAll(ctx)
+}
+
+// dropAll removes this binary's databases from a server that lives on: the
+// template and, after an interruption, those of the tests that were running.
+func (s *server) dropAll(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.dsn("postgres"))
+	if err != nil {
+		return err
+	}
+	rows, _ := conn.Query(ctx, "SELECT datname FROM pg_database WHERE starts_with(datname, $1)", s.prefix)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string]) // reports Query's error too
+	for _, name := range names {
+		_, dropErr := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)")
+		err = errors.Join(err, dropErr)
+	}
+	return errors.Join(err, conn.Close(ctx))
 }

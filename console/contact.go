@@ -1,0 +1,131 @@
+package console
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+	_ "time/tzdata" // a time zone must be known on every machine, or it would be refused on some
+	"unicode"
+)
+
+// contactLimit bounds the body of PUT …/contact.
+const contactLimit = 16 << 10
+
+// contact is the body of PUT …/contact. It replaces what was said before; a member that is absent or null says nothing.
+type contact struct {
+	Email    string `json:"email"`
+	Locale   string `json:"locale"`
+	TimeZone string `json:"time_zone"`
+}
+
+func readContact(w http.ResponseWriter, r *http.Request) (contact, error) {
+	var c contact
+	if !isJSON(r.Header.Get("Content-Type")) {
+		return c, &problem{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type", Detail: "Send application/json."}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, contactLimit))
+	if err != nil {
+		return c, err
+	}
+	dec := json.NewDecoder(strings.NewReader(string(body)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return c, bodyFault(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return c, badBody("", "The body holds more than one JSON value.")
+	}
+	switch {
+	case c == contact{}:
+		return c, badBody("", "The body needs at least one of `email`, `locale` and `time_zone`.")
+	case c.Email != "" && !validEmail(c.Email):
+		return c, badBody("email", "`email` must be one plain address, like name@shop.example.")
+	case c.Locale != "" && !validLocale(c.Locale):
+		return c, badBody("locale", "`locale` must be a BCP 47 language tag, like de or pt-BR.")
+	case c.TimeZone != "" && !validTimeZone(c.TimeZone):
+		return c, badBody("time_zone", "`time_zone` must be a name of the IANA time zone database, like Europe/Berlin.")
+	}
+	return c, nil
+}
+
+func badBody(param, detail string) *problem {
+	return &problem{Status: http.StatusBadRequest, Code: "body_invalid", Param: param, Detail: detail}
+}
+
+// bodyFault words a decoding error by its member, never by its value: a value may be an address.
+func bodyFault(err error) *problem {
+	var typed *json.UnmarshalTypeError
+	if errors.As(err, &typed) && typed.Field != "" {
+		return badBody(printable(typed.Field), "`"+printable(typed.Field)+"` must be a string or null.")
+	}
+	if _, name, ok := strings.Cut(err.Error(), "unknown field "); ok {
+		name = printable(strings.Trim(name, `"`))
+		return badBody(name, "`"+name+"` is no member of a contact; they are `email`, `locale` and `time_zone`.")
+	}
+	return badBody("", "The body must be a JSON object.")
+}
+
+// atext are the characters of RFC 5322's atoms beside letters and digits.
+const atext = "!#$%&'*+-/=?^_`{|}~"
+
+// validEmail takes one bare address and nothing else that net/mail would parse: no name, group, route, quoted part,
+// comment or address literal. Letters of any language may stand in it (RFC 6531).
+func validEmail(s string) bool {
+	if len(s) > 254 || strings.HasPrefix(s, "-") { // an address that begins with - is an option to some mailers
+		return false
+	}
+	local, domain, ok := strings.Cut(s, "@")
+	if !ok || len(local) > 64 || len(domain) > 253 {
+		return false
+	}
+	for atom := range strings.SplitSeq(local, ".") {
+		if atom == "" || strings.ContainsFunc(atom, func(r rune) bool { return !letterOrDigit(r) && !strings.ContainsRune(atext, r) }) {
+			return false
+		}
+	}
+	labels := strings.Split(domain, ".")
+	for _, label := range labels {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.ContainsFunc(label, func(r rune) bool { return r != '-' && !letterOrDigit(r) }) {
+			return false
+		}
+	}
+	_, err := netip.ParseAddr(domain)
+	return len(labels) > 1 && err != nil
+}
+
+func letterOrDigit(r rune) bool {
+	if r < 0x80 {
+		return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+	}
+	return r != unicode.ReplacementChar && (unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r))
+}
+
+// validLocale takes what has the form of a BCP 47 tag of at most 35 characters: a language of two or three letters,
+// then subtags of one to eight letters or digits.
+func validLocale(s string) bool {
+	if len(s) > 35 {
+		return false
+	}
+	for i, tag := range strings.Split(strings.ReplaceAll(s, "_", "-"), "-") {
+		if tag == "" || len(tag) > 8 || i == 0 && (len(tag) < 2 || len(tag) > 3 || strings.ContainsAny(tag, "0123456789")) {
+			return false
+		}
+		if strings.ContainsFunc(tag, func(r rune) bool { return r >= 0x80 || !letterOrDigit(r) }) {
+			return false
+		}
+	}
+	return true
+}
+
+func validTimeZone(s string) bool {
+	if len(s) > 64 || s == "Local" {
+		return false
+	}
+	_, err := time.LoadLocation(s)
+	return err == nil
+}

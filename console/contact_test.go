@@ -1,0 +1,120 @@
+package console
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"rebound/store"
+)
+
+func TestAContactIsKeptSealedAndUsed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"ada@shop.example","locale":"de-AT","time_zone":"Europe/Vienna"}`)
+	require.Equal(t, http.StatusOK, a.status, a.body)
+	require.JSONEq(t, `{"object":"contact","customer":"cus_1","source":"stripe","account":null,"livemode":true,"email":"ada@shop.example","locale":"de-AT","time_zone":"Europe/Vienna"}`, a.body)
+	var row string
+	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT contacts::text || encode(contact, 'escape') FROM contacts`).Scan(&row))
+	require.NotContains(t, row, "ada")
+	r, err := b.store.Recipient(t.Context(), key("pi_1"), "cus_1")
+	require.NoError(t, err)
+	require.Equal(t, store.Recipient{Email: "ada@shop.example", Locale: "de-AT"}, r)
+
+	a = b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"locale":"fr","email":null}`)
+	require.Equal(t, http.StatusOK, a.status)
+	r, err = b.store.Recipient(t.Context(), key("pi_1"), "cus_1")
+	require.NoError(t, err)
+	require.Equal(t, store.Recipient{Locale: "fr"}, r, "a PUT replaces")
+
+	b.call(http.MethodPut, withQuery("/v1/customers/cus_1/contact", "source", "frame", "account", "acct_2", "livemode", "false"), `{"email":"x@y.example"}`)
+	r, err = b.store.Recipient(t.Context(), store.PaymentKey{PaymentID: "tr_1", Source: "frame", Account: "acct_2"}, "cus_1")
+	require.NoError(t, err)
+	require.Equal(t, "x@y.example", r.Email)
+
+	b.token = accountToken
+	b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"own@y.example"}`)
+	r, err = b.store.Recipient(t.Context(), store.PaymentKey{PaymentID: "pi_1", Source: "stripe", Account: ownAccount, Livemode: true}, "cus_1")
+	require.NoError(t, err)
+	require.Equal(t, "own@y.example", r.Email)
+	require.NotContains(t, fmt.Sprint(b.logs.All()), "example")
+}
+
+func TestABadContactIsRefusedByItsMember(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, c := range []struct{ body, param string }{
+		{``, ""}, {`{}`, ""}, {`null`, ""}, {`[]`, ""}, {`"x"`, ""}, {`{"email":"a@b.example"} {}`, ""}, {`{"email":`, ""},
+		{`{"email":null}`, ""},
+		{`{"email":1}`, "email"}, {`{"mail":"a@b.example"}`, "mail"},
+		{`{"email":"a@b.example","locale":"x"}`, "locale"}, {`{"locale":"deutsch!"}`, "locale"}, {`{"locale":"en-"}`, "locale"}, {`{"locale":"` + strings.Repeat("a-", 30) + `"}`, "locale"},
+		{`{"time_zone":"Mars/Base"}`, "time_zone"}, {`{"time_zone":"Local"}`, "time_zone"}, {`{"time_zone":"../../etc/passwd"}`, "time_zone"},
+	} {
+		a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", c.body)
+		require.Equal(t, http.StatusBadRequest, a.status, c.body)
+		require.Equal(t, "body_invalid", a.json(t)["code"])
+		if c.param != "" {
+			require.Equal(t, c.param, a.json(t)["param"], c.body)
+		}
+		require.NotContains(t, a.body, "a@b.example")
+	}
+	for _, email := range []string{
+		"plain", "a@b", "Foo <a@b.example>", "g: a@b.example;", "a@[127.0.0.1]", "a@127.0.0.1", "a@b.example (c)", "-oX@b.example", "@b.example", "a@", "a@@b.example",
+		"a@b.example,c@d.example", "a@b.example\\r\\nBcc: c@d.example", "a b@c.example", `\"a b\"@c.example`, ".a@b.example", "a.@b.example", "a..b@c.example",
+		"a@-b.example", "a@b-.example", "a@b..example", "a@b.example.", strings.Repeat("a", 65) + "@b.example", "a@" + strings.Repeat("b.", 130) + "example", "a\\u0000@b.example",
+	} {
+		a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"`+email+`"}`)
+		require.Equal(t, http.StatusBadRequest, a.status, email)
+		require.Equal(t, "email", a.json(t)["param"], email)
+	}
+	for _, email := range []string{"a@b.example", "Ada.L+tag@sub.shop.example", "o'neil@shop.example", "ämne@bücher.example", "x_y-z@1and1.example"} {
+		a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"`+email+`"}`)
+		require.Equal(t, http.StatusOK, a.status, email)
+	}
+	a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"`+strings.Repeat("a", contactLimit)+`"}`)
+	require.Equal(t, http.StatusRequestEntityTooLarge, a.status)
+	a = b.call(http.MethodPut, "/v1/customers/cus_1/contact", `email=a@b.example`, func(r *http.Request) { r.Header.Set("Content-Type", "application/x-www-form-urlencoded") })
+	require.Equal(t, http.StatusUnsupportedMediaType, a.status)
+	require.Empty(t, b.logs.All())
+}
+
+func TestTheCatalogIsServed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	all := b.get("/v1/decline-codes").ids(t)
+	require.Greater(t, len(all), 100)
+	frame := b.get("/v1/decline-codes", "source", "frame").ids(t)
+	require.NotEmpty(t, frame)
+	require.Less(t, len(frame), len(all))
+	for _, id := range frame {
+		require.True(t, strings.HasPrefix(id, "frame_"), id)
+	}
+	var paged []string
+	params := []string{"limit", "100"}
+	for len(paged) < 2*len(all) {
+		a := b.get("/v1/decline-codes", params...)
+		paged = append(paged, a.ids(t)...)
+		if a.json(t)["has_more"] == false {
+			break
+		}
+		params = []string{"limit", "100", "starting_after", paged[len(paged)-1]}
+	}
+	require.Equal(t, all, paged, "ids are unique and in order")
+
+	m := b.get("/v1/decline-codes/insufficient_funds").json(t)
+	require.Equal(t, "insufficient_funds", m["code"])
+	require.Equal(t, "insufficient_funds", m["category"])
+	require.NotEmpty(t, m["also"])
+	m = b.get("/v1/decline-codes/stolen_card").json(t)
+	require.Equal(t, false, m["disclosable"])
+	require.Equal(t, "generic_decline", m["customer_message"].(map[string]any)["code"])
+	m = b.get("/v1/decline-codes/visa:51").json(t)
+	require.Equal(t, "visa", m["network"])
+	a := b.get("/v1/decline-codes/insuficient_funds")
+	require.Equal(t, http.StatusNotFound, a.status)
+	require.Contains(t, a.json(t)["detail"], "insufficient_funds")
+	require.Equal(t, http.StatusNotFound, b.get("/v1/decline-codes/highest_risk_level", "source", "frame").status)
+}

@@ -1,0 +1,198 @@
+package console
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"rebound/store"
+)
+
+func fact(k store.PaymentKey, event, kind, object string, created time.Time) store.Fact {
+	return store.Fact{PaymentKey: k, EventID: event, APIVersion: "2024-06-20", EventType: kind, ObjectID: object, Created: created.Unix(), ReceivedAt: created.Add(2 * time.Second)}
+}
+
+func TestAPaymentTellsItsWholeStory(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := change(failed("fl_1", "pi_1"), func(a *store.Attempt) { a.OccurredAt = start.Add(-3 * time.Hour); a.Invoice = "in_1" })
+	second := change(failed("fl_2", "pi_1"), func(a *store.Attempt) { a.OccurredAt = start.Add(-2 * time.Hour); a.AttemptsUsed = 2 })
+	success := change(failed("fl_3", "pi_1"), func(a *store.Attempt) { a.OccurredAt = start.Add(-time.Hour); a.Result = "succeeded" })
+	b.add(second, success, first)
+	_, err := b.store.Pool().Exec(t.Context(), `UPDATE payments SET status = 'recovered', invoice = 'in_1' WHERE payment_id = 'pi_1'`)
+	require.NoError(t, err)
+	k := key("pi_1")
+	insert(b, "facts", fact(k, "evt_2", "charge.failed", "ch_2", start.Add(-2*time.Hour)))
+	insert(b, "facts", fact(k, "evt_1", "charge.failed", "ch_1", start.Add(-3*time.Hour)))
+	insert(b, "facts", fact(k, "evt_3", "charge.succeeded", "ch_3", start.Add(-time.Hour)))
+	insert(b, "facts", fact(key("in_1"), "evt_4", "invoice.paid", "in_1", start.Add(-time.Hour)))
+	insert(b, "facts", fact(key("pi_2"), "evt_5", "charge.failed", "ch_5", start))
+	mail := notification("nt_1", first, store.ChannelEmail, store.Canceled)
+	mail.Reason, mail.CreatedAt, mail.UpdatedAt = "recovered", start.Add(-3*time.Hour+time.Second), start.Add(-time.Hour+time.Second)
+	insert(b, "notifications", mail)
+	inbox := notification("nt_2", second, store.ChannelInbox, store.Delivered)
+	sent, read := start.Add(-2*time.Hour+time.Second), start.Add(-90*time.Minute)
+	inbox.CreatedAt, inbox.SentAt, inbox.ReadAt, inbox.UpdatedAt = sent, &sent, &read, read
+	insert(b, "notifications", inbox)
+
+	m := b.get("/v1/payments/pi_1").json(t)
+	require.Equal(t, "payment", m["object"])
+	require.Equal(t, "recovered", m["status"])
+	var attempts []string
+	for _, a := range m["attempts"].([]any) {
+		attempts = append(attempts, a.(map[string]any)["id"].(string)+" "+a.(map[string]any)["result"].(string))
+	}
+	require.Equal(t, []string{"fl_1 failed", "fl_2 failed", "fl_3 succeeded"}, attempts)
+	var steps []string
+	for _, e := range m["timeline"].([]any) {
+		e := e.(map[string]any)
+		steps = append(steps, e["id"].(string)+" "+e["step"].(string))
+	}
+	require.Equal(t, []string{"evt_1 charge.failed", "nt_1 created", "evt_2 charge.failed", "nt_2 created", "nt_2 delivered", "nt_2 read",
+		"evt_3 charge.succeeded", "evt_4 invoice.paid", "nt_1 canceled"}, steps)
+	require.Equal(t, "nt_1", m["attempts"].([]any)[0].(map[string]any)["notifications"].([]any)[0].(map[string]any)["id"])
+	require.Len(t, m["attempts"].([]any)[1].(map[string]any)["notifications"], 1)
+}
+
+func TestTheSamePaymentIDInSeveralPlacesIsToldApart(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for i, k := range []store.PaymentKey{
+		{PaymentID: "pi_1", Source: "stripe", Livemode: true},
+		{PaymentID: "pi_1", Source: "stripe", Account: "acct_other", Livemode: true},
+		{PaymentID: "pi_1", Source: "frame", Livemode: true},
+		{PaymentID: "pi_1", Source: "stripe", Livemode: false},
+	} {
+		p := payment("pi_1")
+		p.PaymentKey, p.Amount, p.CreatedAt = k, int64(i), start.Add(time.Duration(i)*time.Second)
+		insert(b, "payments", p)
+	}
+	half := payment("pi_1")
+	half.Account, half.Status, half.CreatedAt = "acct_half", "", start.Add(time.Hour)
+	insert(b, "payments", half)
+	amount := func(params ...string) any { return b.get("/v1/payments/pi_1", params...).json(t)["amount"] }
+	require.EqualValues(t, 3, amount(), "the newest")
+	require.EqualValues(t, 2, amount("livemode", "true"))
+	require.EqualValues(t, 1, amount("account", "acct_other"))
+	require.EqualValues(t, 0, amount("account", "", "livemode", "true", "source", "stripe"))
+	require.Equal(t, http.StatusNotFound, b.get("/v1/payments/pi_1", "account", "acct_half").status, "a payment without a state is none yet")
+}
+
+func TestTheRetryDecisionFollowsTheNewestFailure(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	past, future := start.Add(-time.Minute), start.Add(time.Minute)
+	day := start.Add(-time.Hour).Add(24 * time.Hour)
+	for _, c := range []struct {
+		id, status, verdict string
+		notBefore           *time.Time
+		limit               string
+		allowed             bool
+		want                string
+		wantLimit           any
+		wantTime            any
+	}{
+		{"pi_now", "failing", "retry_now", nil, "", true, "retry_now", nil, nil},
+		{"pi_wait", "failing", "retry_later", &future, "mastercard:mac_24", false, "retry_later", "mastercard:mac_24", future.Format(time.RFC3339)},
+		{"pi_due", "failing", "retry_later", &past, "mastercard:mac_24", true, "retry_later", "mastercard:mac_24", past.Format(time.RFC3339)},
+		{"pi_later", "failing", "retry_later", nil, "", false, "retry_later", "rebound:default_wait", day.Format(time.RFC3339)},
+		{"pi_never", "failing", "never", nil, "visa:category_1", false, "never", "visa:category_1", nil},
+		{"pi_customer", "failing", "after_customer_action", nil, "", false, "after_customer_action", nil, nil},
+		{"pi_paid", "recovered", "retry_now", nil, "", false, "never", "payment:recovered", nil},
+		{"pi_pending", "pending", "retry_now", &past, "", false, "never", "payment:pending", nil},
+	} {
+		older := change(failed("fl_old_"+c.id, c.id), func(a *store.Attempt) { a.OccurredAt, a.RetryVerdict = start.Add(-2*time.Hour), "never" })
+		newer := change(failed("fl_"+c.id, c.id), func(a *store.Attempt) {
+			a.RetryVerdict, a.RetryNotBefore, a.RetryLimitedBy = c.verdict, c.notBefore, c.limit
+		})
+		b.add(newer, older)
+		_, err := b.store.Pool().Exec(t.Context(), `UPDATE payments SET status = $2 WHERE payment_id = $1`, c.id, c.status)
+		require.NoError(t, err)
+		m := b.get("/v1/payments/" + c.id + "/retry-decision").json(t)
+		require.Equal(t, "fl_"+c.id, m["failure"], c.id)
+		require.Equal(t, c.allowed, m["retry_allowed"], c.id)
+		require.Equal(t, c.want, m["verdict"], c.id)
+		require.Equal(t, c.wantLimit, m["limited_by"], c.id)
+		require.Equal(t, c.wantTime, m["not_before"], c.id)
+	}
+	insert(b, "payments", change2(payment("pi_only_paid"), func(p *store.Payment) { p.Status = "recovered" }))
+	m := b.get("/v1/payments/pi_only_paid/retry-decision").json(t)
+	require.Equal(t, false, m["retry_allowed"])
+	require.Nil(t, m["failure"])
+}
+
+func change2(p store.Payment, f func(*store.Payment)) store.Payment {
+	f(&p)
+	return p
+}
+
+func TestTheInboxHoldsWhatWasTold(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	a := failed("fl_1", "pi_1")
+	b.add(a)
+	for i, n := range []struct{ id, channel, status string }{
+		{"nt_1", store.ChannelInbox, store.Delivered}, {"nt_2", store.ChannelInbox, store.Sent}, {"nt_3", store.ChannelInbox, store.Suppressed},
+		{"nt_4", store.ChannelInbox, store.Canceled}, {"nt_5", store.ChannelEmail, store.Sent}, {"nt_6", store.ChannelInbox, store.Delivered},
+	} {
+		row := notification(n.id, a, n.channel, n.status)
+		row.CreatedAt = start.Add(time.Duration(i/6) * time.Second) // five in one moment
+		insert(b, "notifications", row)
+	}
+	other := notification("nt_7", a, store.ChannelInbox, store.Delivered)
+	other.Customer = "cus_2"
+	insert(b, "notifications", other)
+	require.Equal(t, []string{"nt_6", "nt_2", "nt_1"}, b.get("/v1/customers/cus_1/inbox").ids(t))
+	page := b.get("/v1/customers/cus_1/inbox", "limit", "2")
+	require.Equal(t, []string{"nt_6", "nt_2"}, page.ids(t))
+	require.Equal(t, true, page.json(t)["has_more"])
+	require.Equal(t, []string{"nt_1"}, b.get("/v1/customers/cus_1/inbox", "limit", "2", "starting_after", "nt_2").ids(t))
+	require.Equal(t, http.StatusBadRequest, b.get("/v1/customers/cus_1/inbox", "starting_after", "nt_7").status, "another customer's notice is no cursor")
+	require.Equal(t, []string{}, b.get("/v1/customers/cus_nobody/inbox").ids(t))
+
+	n := b.get("/v1/customers/cus_1/inbox").json(t)["data"].([]any)[0].(map[string]any)
+	require.Equal(t, "Your payment of $20.00 did not go through", n["title"])
+	require.Equal(t, "insufficient_funds", n["message"].(map[string]any)["code"])
+	require.Nil(t, n["read_at"])
+
+	read := b.call(http.MethodPost, "/v1/inbox/nt_1/read", "")
+	require.Equal(t, start.Format(time.RFC3339), read.json(t)["read_at"])
+	_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET read_at = $1 WHERE id = 'nt_1'`, start.Add(-time.Hour))
+	require.NoError(t, err)
+	read = b.call(http.MethodPost, "/v1/inbox/nt_1/read", "")
+	require.Equal(t, start.Add(-time.Hour).Format(time.RFC3339), read.json(t)["read_at"], "the first time stays")
+	require.Equal(t, []string{"nt_6", "nt_2"}, b.get("/v1/customers/cus_1/inbox", "unread", "true").ids(t))
+	for _, id := range []string{"nt_3", "nt_5", "nt_none"} {
+		require.Equal(t, http.StatusNotFound, b.call(http.MethodPost, "/v1/inbox/"+id+"/read", "").status, id)
+	}
+}
+
+// What the customer gets must not depend on a fraud signal: the notices of a fraud and of a plain generic decline differ
+// in nothing but their own ids.
+func TestANoticeHidesFraud(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	public := func(a *store.Attempt) {
+		a.PublicCode, a.PublicNextStep, a.PublicRetry = genericPublic.Code, string(genericPublic.NextStep), genericPublic.RetrySameMethod
+	}
+	plain := change(failed("fl_a", "pi_a"), func(a *store.Attempt) {
+		public(a)
+		a.Customer, a.Code, a.Category = "cus_a", "generic_decline", "issuer_unknown"
+	})
+	fraud := change(failed("fl_b", "pi_b"), func(a *store.Attempt) {
+		public(a)
+		a.Customer, a.Code, a.Category, a.Disclosable, a.Type, a.NextStep = "cus_b", "stolen_card", "fraud_risk", false, "blocked", "none"
+		a.OutcomeReason, a.RiskLevel, a.RetryVerdict = "highest_risk_level", "highest", "never"
+	})
+	b.add(plain, fraud)
+	insert(b, "notifications", notification("nt_a", plain, store.ChannelInbox, store.Delivered))
+	insert(b, "notifications", notification("nt_b", fraud, store.ChannelInbox, store.Delivered))
+	one := b.get("/v1/customers/cus_a/inbox").body
+	two := b.get("/v1/customers/cus_b/inbox").body
+	require.Equal(t, one, replacer.Replace(two))
+}
+
+var replacer = strings.NewReplacer("nt_b", "nt_a", "pi_b", "pi_a", "cus_b", "cus_a")
