@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 
@@ -54,7 +55,7 @@ func (s *server) listFailures(c echo.Context) error {
 
 // cursorFault words a cursor that names nothing.
 func cursorFault(err error) error {
-	if err == store.ErrNotFound {
+	if errors.Is(err, store.ErrNotFound) {
 		return badParam("starting_after", "names no object of this list.")
 	}
 	return err

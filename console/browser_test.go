@@ -96,7 +96,7 @@ func TestThePagesInABrowser(t *testing.T) {
 	require.NoError(t, chromedp.Do(tab, chromedp.SendKeys(chromedp.ID("token"), allToken)))
 	follow(chromedp.Click(chromedp.CSS("main button")))
 	require.Equal(t, "/console/failures/fl_fraud", evaluate("location.pathname"), "where the person wanted to go")
-	require.Equal(t, "", evaluate("document.cookie"), "no script can read the session")
+	require.Empty(t, evaluate("document.cookie"), "no script can read the session")
 	require.Contains(t, evaluate("document.body.innerText"), "For staff only.")
 	require.Equal(t, "9.6px", evaluate("getComputedStyle(document.querySelector('.card')).borderTopLeftRadius"), "the policy lets the style sheet in")
 	look("failure-fraud", 1280)

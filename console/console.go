@@ -113,7 +113,7 @@ func (s *server) recovered(next echo.HandlerFunc) echo.HandlerFunc {
 			if r == nil {
 				return
 			}
-			if r == http.ErrAbortHandler {
+			if err, ok := r.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(r) // the one panic that net/http means
 			}
 			s.Log.Error("request.panicked", zap.String("method", c.Request().Method), zap.String("route", c.Path()), zap.Any("panic", r), zap.StackSkip("stack", 1))

@@ -47,13 +47,13 @@ func TestReadinessIsAskedOnceInTwoSecondsAndTurns(t *testing.T) {
 		broken.Store(true)
 		began := time.Now()
 		for ready(h).Code == http.StatusOK {
-			time.Sleep(100 * time.Millisecond)
+			<-time.After(100 * time.Millisecond)
 		}
 		require.Less(t, time.Since(began), 5*time.Second)
 		broken.Store(false)
 		began = time.Now()
 		for ready(h).Code != http.StatusOK {
-			time.Sleep(100 * time.Millisecond)
+			<-time.After(100 * time.Millisecond)
 		}
 		require.Less(t, time.Since(began), 5*time.Second)
 	})

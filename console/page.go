@@ -197,7 +197,7 @@ func (s *server) logOut(c echo.Context) error {
 }
 
 func (s *server) cookie(c echo.Context, value string, age int) *http.Cookie {
-	return &http.Cookie{Name: sessionCookie, Value: value, Path: "/console", MaxAge: age, HttpOnly: true,
+	return &http.Cookie{Name: sessionCookie, Value: value, Path: "/console", MaxAge: age, HttpOnly: true, //nolint:gosec // Secure follows the scheme
 		// Scheme believes a proxy's X-Forwarded-Proto: who forges it only makes their own cookie stricter.
 		Secure: c.Scheme() == "https", SameSite: http.SameSiteStrictMode}
 }

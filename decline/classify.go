@@ -200,12 +200,10 @@ func (rd *reading) sign(where fact, r *row) {
 
 func (rd *reading) seeSignals(f *Facts) {
 	if f.OutcomeType != "" {
-		r := known.outcomeType[f.OutcomeType]
-		switch {
-		case r == nil:
-			rd.silent = true // a kind of outcome newer than the catalog may be a kind of block
-		default:
+		if r := known.outcomeType[f.OutcomeType]; r != nil {
 			rd.sign(byOutcomeType, r)
+		} else {
+			rd.silent = true // a kind of outcome newer than the catalog may be a kind of block
 		}
 	}
 	if strings.HasPrefix(f.Status, "fraud") {

@@ -156,7 +156,7 @@ func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 	switch {
 	case pay.Status == Pending:
 		n.Reason = ReasonPaymentPending
-	case pay.Invoice == "" && invoiceUnsaid(a):
+	case d.invoiceUnsaid:
 		n.Reason = ReasonInvoiceUnknown
 		n.DueAt = later(n.DueAt, first.Add(invoiceWait))
 	case !p.SMTPConfigured:
@@ -181,11 +181,12 @@ func weak(evidence store.Words) bool {
 	return true
 }
 
-// invoiceUnsaid tells whether only a charge is known whose API version no longer says if it belongs to an invoice.
-func invoiceUnsaid(a *attempt) bool {
+// invoiceUnsaid tells whether only charges are known, of API versions that no longer say if they belong to an invoice. Any
+// word of the intent, a read of it by API too, settles it.
+func invoiceUnsaid(facts []Fact) bool {
 	charge := false
-	for _, f := range a.facts {
-		if rank(f) != 0 || f.APIVersion < invoiceGoneVersion {
+	for _, f := range facts {
+		if f.Object != "charge" || f.Invoice != "" || f.APIVersion < invoiceGoneVersion {
 			return false
 		}
 		charge = charge || f.PaymentIntent != ""

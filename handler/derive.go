@@ -85,6 +85,8 @@ type Derived struct {
 	Payment  store.Payment
 	Attempts []store.Attempt // oldest first, failed and succeeded; ids are not set
 	Failed   []*attempt      // the failed ones, oldest first
+
+	invoiceUnsaid bool // nothing yet tells whether the payment belongs to an invoice
 }
 
 // attempt is a failed attempt with the facts that report it.
@@ -100,7 +102,7 @@ type attempt struct {
 // of facts: their order, and which of them came first, do not matter (but for ReceivedAt, which is a fact itself).
 func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Rules) Derived {
 	facts = inOrder(facts)
-	d := Derived{Payment: store.Payment{PaymentKey: k}}
+	d := Derived{Payment: store.Payment{PaymentKey: k}, invoiceUnsaid: invoiceUnsaid(facts)}
 	d.Payment.Status = state(facts)
 	describe(&d.Payment, facts)
 	attempts := failedAttempts(facts)

@@ -9,14 +9,20 @@ import (
 	"rebound/store"
 )
 
-// The rows that the door fills in; see package store for their fields.
-type (
-	Fact        = store.Fact
-	PaymentKey  = store.PaymentKey
-	Contact     = store.Contact
-	Customer    = store.Customer
-	Quarantined = store.Quarantined
-)
+// Fact is what one rendering of one event says; the door fills it in.
+type Fact = store.Fact
+
+// PaymentKey files everything about one payment.
+type PaymentKey = store.PaymentKey
+
+// Contact is where a person can be reached.
+type Contact = store.Contact
+
+// Customer is what a provider says of a customer.
+type Customer = store.Customer
+
+// Quarantined is a signed event that could not be used as it is.
+type Quarantined = store.Quarantined
 
 // Delivery is what one signed event comes to. It may hold several facts (an invoice's event also says something of its
 // payment) or none at all.

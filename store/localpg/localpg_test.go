@@ -160,7 +160,7 @@ func refusesSecond(t *testing.T, dir string, srv *localpg.Server) {
 	_, err := localpg.Start(t.Context(), localpg.Config{DataDir: dir})
 	require.ErrorIs(t, err, localpg.ErrRunning)
 	var running *localpg.RunningError
-	require.True(t, errors.As(err, &running))
+	require.ErrorAs(t, err, &running)
 	require.Equal(t, os.Getpid(), running.PID)
 	require.Equal(t, dir, running.DataDir)
 	require.ErrorContains(t, err, strconv.Itoa(os.Getpid()))

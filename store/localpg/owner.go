@@ -72,7 +72,7 @@ func userName(uid int) (string, error) {
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username, nil
 	}
-	if out, err := exec.Command("id", "-un").Output(); err == nil && strings.TrimSpace(string(out)) != "" {
+	if out, err := exec.CommandContext(context.Background(), "id", "-un").Output(); err == nil && strings.TrimSpace(string(out)) != "" {
 		return strings.TrimSpace(string(out)), nil
 	}
 	return "", fmt.Errorf("user id %d has no entry in the user database (/etc/passwd), which PostgreSQL needs: add one, run as a user that has one, or set DATABASE_URL", uid)

@@ -58,7 +58,7 @@ func lockFile(path string) (unlock func(), err error) {
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n]))) // 0 when it has not written yet
 		return nil, &RunningError{PID: pid}
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {

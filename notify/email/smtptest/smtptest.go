@@ -112,8 +112,11 @@ func New(t testing.TB, opts Options) *Peer {
 	if opts.ImplicitTLS {
 		wrapped = tls.NewListener(wrapped, server.TLSConfig)
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(wrapped) }()
+	served := make(chan struct{})
+	go func() {
+		_ = server.Serve(wrapped) // it ends by Close, with an error that says so
+		close(served)
+	}()
 	t.Cleanup(func() {
 		close(p.closed)
 		_ = server.Close()

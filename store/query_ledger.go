@@ -1,0 +1,216 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"rebound/decline"
+)
+
+// cardKey is what the ledger counts a card by. The indexes attempts_card and attempts_card_code are on this expression.
+const cardKey = "COALESCE(NULLIF(a.fingerprint, ''), a.method_id)"
+
+// countedTries bounds what is read of one card and of one payment, the newest first. It is well above every limit on
+// attempts; what lies beyond it counts as tried (see decline.Use.Since), so a card under attack costs no more to look up.
+const countedTries = 200
+
+// ledgerTry is a row of CardUses: a failed attempt that bears on the n-th card or payment that was asked about.
+type ledgerTry struct {
+	N                  int       `db:"n"`
+	Kind               string    `db:"kind"` // card, payment, barred
+	ID                 string    `db:"id"`
+	PaymentID          string    `db:"payment_id"`
+	OccurredAt         time.Time `db:"occurred_at"`
+	Amount             int64     `db:"amount"`
+	Currency           string    `db:"currency"`
+	FailureCode        string    `db:"failure_code"`
+	ErrorCode          string    `db:"error_code"`
+	DeclineCode        string    `db:"decline_code"`
+	NetworkAdviceCode  string    `db:"network_advice_code"`
+	NetworkDeclineCode string    `db:"network_decline_code"`
+	MethodID           string    `db:"method_id"`
+	Brand              string    `db:"brand"`
+	Network            string    `db:"network"`
+	Country            string    `db:"country"`
+	Fingerprint        string    `db:"fingerprint"`
+	Code               string    `db:"code"`
+	Presence           string    `db:"presence"`
+}
+
+func (t ledgerTry) try() decline.Try {
+	return decline.Try{
+		ID: t.ID, PaymentID: t.PaymentID, At: t.OccurredAt, Card: cmp.Or(t.Fingerprint, t.MethodID), MethodID: t.MethodID,
+		Amount: t.Amount, Currency: t.Currency, By: decline.InitiatorOf(t.Presence), Network: cmp.Or(t.Network, t.Brand), Country: t.Country,
+		Code: t.Code, DeclineCode: t.DeclineCode, ErrorCode: t.ErrorCode, FailureCode: t.FailureCode,
+		NetworkDeclineCode: t.NetworkDeclineCode, NetworkAdviceCode: t.NetworkAdviceCode,
+	}
+}
+
+// RetryQuestion is what the ledger is asked about a failed attempt.
+func (a Attempt) RetryQuestion() decline.Question {
+	q := decline.Question{
+		Try: ledgerTry{
+			ID: a.ID, PaymentID: a.PaymentID, OccurredAt: a.OccurredAt, Amount: a.Amount, Currency: a.Currency, FailureCode: a.FailureCode,
+			ErrorCode: a.ErrorCode, DeclineCode: a.DeclineCode, NetworkAdviceCode: a.NetworkAdviceCode, NetworkDeclineCode: a.NetworkDeclineCode,
+			MethodID: a.MethodID, Brand: a.Brand, Network: a.Network, Country: a.Country, Fingerprint: a.Fingerprint, Code: a.Code, Presence: a.Presence,
+		}.try(),
+		Retry: decline.Retry{Verdict: decline.RetryVerdict(a.RetryVerdict), AttemptsUsed: int(a.AttemptsUsed), AttemptsLeft: int(a.AttemptsLeft),
+			LimitedBy: a.RetryLimitedBy},
+		Category: decline.Category(a.Category), NextStep: decline.NextStep(a.NextStep),
+	}
+	if a.RetryNotBefore != nil {
+		q.Retry.NotBefore = *a.RetryNotBefore
+		q.Retry.Wait = q.Retry.NotBefore.Sub(a.OccurredAt)
+	}
+	return q
+}
+
+// ledgerColumns are those of ledgerTry after n and kind.
+const ledgerColumns = `a.id, a.payment_id, a.occurred_at, a.amount, a.currency, a.failure_code, a.error_code, a.decline_code,
+	a.network_advice_code, a.network_decline_code, a.method_id, a.brand, a.network, a.country, a.fingerprint, a.code, a.presence`
+
+// cardUsesSQL reads, each by its index and each bounded: the newest attempts on a card; the newest on a payment; and one
+// attempt per card and code that bars it. Arguments: cards as n, source, account, livemode, key; since; payments as n,
+// source, account, livemode, payment id; barring codes as n, source, account, livemode, key, code, network.
+const cardUsesSQL = `
+SELECT c.n, 'card' AS kind, t.* FROM unnest($1::int[], $2::text[], $3::text[], $4::boolean[], $5::text[]) AS c(n, source, account, livemode, key)
+CROSS JOIN LATERAL (
+	SELECT ` + ledgerColumns + ` FROM attempts a
+	WHERE a.result = 'failed' AND ` + cardKey + ` <> '' AND ` + cardKey + ` = c.key AND a.occurred_at > $6
+	AND a.source = c.source AND a.account = c.account AND a.livemode = c.livemode
+	ORDER BY a.occurred_at DESC LIMIT $19) t
+UNION ALL
+SELECT p.n, 'payment', t.* FROM unnest($7::int[], $8::text[], $9::text[], $10::boolean[], $11::text[]) AS p(n, source, account, livemode, payment_id)
+CROSS JOIN LATERAL (
+	SELECT ` + ledgerColumns + ` FROM attempts a
+	WHERE a.payment_id = p.payment_id AND a.source = p.source AND a.account = p.account AND a.livemode = p.livemode AND a.result = 'failed'
+	ORDER BY a.occurred_at DESC LIMIT $19) t
+UNION ALL
+SELECT b.n, 'barred', t.* FROM unnest($12::int[], $13::text[], $14::text[], $15::boolean[], $16::text[], $17::text[], $18::text[])
+	AS b(n, source, account, livemode, key, code, network)
+CROSS JOIN LATERAL (
+	SELECT ` + ledgerColumns + ` FROM attempts a
+	WHERE a.result = 'failed' AND a.network_decline_code <> '' AND ` + cardKey + ` = b.key AND a.network_decline_code = b.code
+	AND a.source = b.source AND a.account = b.account AND a.livemode = b.livemode
+	AND (b.network = '' OR lower(COALESCE(NULLIF(a.network, ''), a.brand)) IN ('', lower(b.network)))
+	LIMIT 1) t`
+
+// keys are the columns of what is asked about, an array each.
+type keys struct {
+	n               []int32
+	source, account []string
+	livemode        []bool
+	key             []string
+}
+
+func (k *keys) add(n int, of PaymentKey, key string) {
+	k.n, k.source, k.account = append(k.n, int32(n)), append(k.source, of.Source), append(k.account, of.Account)
+	k.livemode, k.key = append(k.livemode, of.Livemode), append(k.key, key)
+}
+
+// asked are the distinct cards and payments of some attempts, and where each attempt's are.
+type asked struct {
+	cards, payments, barred keys
+	codes, networks         []string // of barred
+	cardOf, paymentOf       []int    // by attempt; a card of -1 is unknown
+}
+
+func askAbout(attempts []Attempt) *asked {
+	type card struct {
+		source, account, key string
+		livemode             bool
+	}
+	q := &asked{}
+	cards, payments, barred := map[card]int{}, map[PaymentKey]int{}, map[string]bool{}
+	for _, a := range attempts {
+		n, seen := payments[a.PaymentKey]
+		if !seen {
+			n = len(payments)
+			payments[a.PaymentKey] = n
+			q.payments.add(n, a.PaymentKey, a.PaymentID)
+		}
+		q.paymentOf = append(q.paymentOf, n)
+
+		key := cmp.Or(a.Fingerprint, a.MethodID)
+		if key == "" {
+			q.cardOf = append(q.cardOf, -1)
+			continue
+		}
+		c := card{a.Source, a.Account, key, a.Livemode}
+		if n, seen = cards[c]; !seen {
+			n = len(cards)
+			cards[c] = n
+			q.cards.add(n, a.PaymentKey, key)
+		}
+		q.cardOf = append(q.cardOf, n)
+		network := cmp.Or(a.Network, a.Brand)
+		if again := fmt.Sprint(n, " ", network); !barred[again] {
+			barred[again] = true
+			for _, code := range decline.BarringCodes(network) {
+				q.barred.add(n, a.PaymentKey, key)
+				q.codes, q.networks = append(q.codes, code), append(q.networks, network)
+			}
+		}
+	}
+	return q
+}
+
+func (q *asked) args(since time.Time) []any {
+	return []any{
+		q.cards.n, q.cards.source, q.cards.account, q.cards.livemode, q.cards.key, since,
+		q.payments.n, q.payments.source, q.payments.account, q.payments.livemode, q.payments.key,
+		q.barred.n, q.barred.source, q.barred.account, q.barred.livemode, q.barred.key, q.codes, q.networks, countedTries + 1,
+	}
+}
+
+// CardUses reads the use made so far of the card and the payment of each attempt, in the order of the attempts, by one
+// statement however many they are. now bounds how far back a card is looked at: decline.Lookback before it.
+func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time) ([]decline.Use, error) {
+	uses := make([]decline.Use, len(attempts))
+	if len(attempts) == 0 {
+		return uses, nil
+	}
+	q := askAbout(attempts)
+	rows, err := collect[ledgerTry](ctx, s.pool, cardUsesSQL, q.args(now.Add(-decline.Lookback()))...)
+	if err != nil {
+		return nil, fmt.Errorf("reading the use of the cards of %d attempts: %w", len(attempts), err)
+	}
+	cards, payments := make([]decline.Use, len(q.cards.n)), make([][]decline.Try, len(q.payments.n))
+	newest := make([]int, len(cards))
+	for _, row := range rows {
+		if row.Kind == "payment" {
+			payments[row.N] = append(payments[row.N], row.try())
+			continue
+		}
+		c := &cards[row.N]
+		c.Tries = append(c.Tries, row.try())
+		if row.Kind == "card" {
+			newest[row.N]++
+		}
+	}
+	for n := range cards {
+		if newest[n] > countedTries { // the one too many, the oldest, tells how far they reach
+			cards[n].Since = reach(rows, n)
+		}
+	}
+	for i := range uses {
+		if n := q.cardOf[i]; n >= 0 {
+			uses[i] = cards[n]
+		}
+		// The slice of a card is shared by its attempts: grow a copy.
+		uses[i].Tries = append(uses[i].Tries[:len(uses[i].Tries):len(uses[i].Tries)], payments[q.paymentOf[i]]...)
+	}
+	return uses, nil
+}
+
+// reach is when the oldest of a card's newest attempts was made.
+func reach(rows []ledgerTry, n int) (oldest time.Time) {
+	for _, row := range rows {
+		if row.N == n && row.Kind == "card" && (oldest.IsZero() || row.OccurredAt.Before(oldest)) {
+			oldest = row.OccurredAt
+		}
+	}
+	return oldest
+}
