@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zapcore"
+
+	"rebound/store/seal"
+)
+
+const goodSecret = "whsec_0123456789abcdef0123456789"
+
+// complete is a configuration without a fault.
+func complete(changes ...string) []string {
+	return append([]string{
+		"ENCRYPTION_KEY=" + seal.GenerateKey(), "STRIPE_WEBHOOK_SECRET=" + goodSecret,
+		"SMTP_URL=smtp://user:hunter2secret@mail.example:587", "MAIL_FROM=Shop <billing@shop.example>",
+		"MERCHANT_NAME=Shop", "PAYMENT_URL=https://shop.example/pay/{payment_id}",
+	}, changes...)
+}
+
+func faultsOf(t *testing.T, environ []string, why purpose) []string {
+	t.Helper()
+	_, err := loadConfig(environ, why)
+	if err == nil {
+		return nil
+	}
+	var list configFaults
+	require.ErrorAs(t, err, &list)
+	return list
+}
+
+func TestACompleteConfigurationHasTheContractsDefaults(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(complete("PATH=/bin"), forServing)
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:8080", c.ListenAddr)
+	require.Equal(t, "127.0.0.1:8081", c.AdminAddr)
+	require.Equal(t, "live", c.Mode)
+	require.Equal(t, []time.Duration{time.Minute, 30 * time.Minute, 24 * time.Hour}, []time.Duration{c.NotifyHold, c.NotifyHoldWeak, c.NotifyMaxAge})
+	require.Equal(t, []time.Duration{72 * time.Hour, 168 * time.Hour}, c.Reminders)
+	require.EqualValues(t, 256<<10, c.BodyLimit)
+	require.Equal(t, "stripe", c.BillingNotifications)
+	require.Equal(t, []int{1, 4, 2, 4, 50, 4000}, []int{c.MailPerPayment24H, c.MailPerPaymentTotal, c.MailPerMailbox24H, c.MailPerMailbox7D, c.MailNewMailboxesPerHour, c.MailPerDay})
+	require.Equal(t, mailAddress{"Shop", "billing@shop.example"}, c.from)
+	require.Len(t, c.warnings, 1, "BILLING_NOTIFICATIONS is unset in live mode")
+
+	c, err = loadConfig(complete("REMINDERS=", "BILLING_NOTIFICATIONS=ours"), forServing)
+	require.NoError(t, err)
+	require.Empty(t, c.Reminders, "set to nothing: none")
+	require.Empty(t, c.warnings)
+}
+
+func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
+	t.Parallel()
+	for set, want := range map[string]string{
+		"STRIPE_WEBHOOK_SECRET=":                                "STRIPE_WEBHOOK_SECRET: is required",
+		"STRIPE_WEBHOOK_SECRET=" + goodSecret + ",":             "STRIPE_WEBHOOK_SECRET: item 2 of 2 is empty",
+		"STRIPE_WEBHOOK_SECRET=whsec_short":                     "STRIPE_WEBHOOK_SECRET: item 1 of 1 has 11 bytes",
+		"FRAME_WEBHOOK_SECRET=short":                            "FRAME_WEBHOOK_SECRET: item 1 of 1 has 5 bytes",
+		"ENCRYPTION_KEY=":                                       "ENCRYPTION_KEY: is required",
+		"ENCRYPTION_KEY=bm90IDMyIGJ5dGVz":                       "ENCRYPTION_KEY: key 1 of 1 has 12 bytes",
+		"SMTP_URL=http://mail.example":                          "SMTP_URL: scheme must be smtp or smtps",
+		"MAIL_FROM=":                                            "MAIL_FROM: is required with SMTP_URL",
+		"MAIL_FROM=nobody":                                      "MAIL_FROM: is not one address",
+		"MAIL_REPLY_TO=a@b.example, c@d.example":                "MAIL_REPLY_TO: is not one address",
+		"MERCHANT_NAME=":                                        "MERCHANT_NAME: is required with SMTP_URL",
+		"PAYMENT_URL=":                                          "PAYMENT_URL: is required with SMTP_URL",
+		"PAYMENT_URL=http://shop.example/pay":                   `PAYMENT_URL: "http://shop.example/pay" must begin with https://`,
+		"PAYMENT_URL=javascript:alert(1)":                       "PAYMENT_URL: ",
+		"PAYMENT_URL=https://{payment_id}.example/":             "PAYMENT_URL: ",
+		"PAYMENT_URL=https://shop.example/{payment}":            "PAYMENT_URL: ",
+		"MODE=production":                                       `MODE: "production" is not one of live, test`,
+		"NOTIFY_HOLD=60":                                        `NOTIFY_HOLD: "60" is not a duration`,
+		"NOTIFY_HOLD=-1s":                                       `NOTIFY_HOLD: "-1s" is negative`,
+		"NOTIFY_MAX_AGE=0s":                                     "NOTIFY_MAX_AGE: ",
+		"REMINDERS=72h,24h":                                     "REMINDERS: the waits must be above zero and rise",
+		"REMINDERS=soon":                                        `REMINDERS: "soon" is not durations`,
+		"NOTIFY_UNKNOWN=never":                                  `NOTIFY_UNKNOWN: "never" is not one of mail, inbox`,
+		"BILLING_NOTIFICATIONS=both":                            `BILLING_NOTIFICATIONS: "both" is not one of stripe, ours`,
+		"MAIL_DELIVERY=once":                                    `MAIL_DELIVERY: "once" is not one of at-least-once, at-most-once`,
+		"MAX_RETRIES_PER_CHARGE=9":                              `MAX_RETRIES_PER_CHARGE: "9" is not between 1 and 8`,
+		"MAIL_PER_DAY=-2":                                       `MAIL_PER_DAY: "-2" is below -1`,
+		"MAIL_PER_DAY=many":                                     `MAIL_PER_DAY: "many" is not a whole number`,
+		"BODY_LIMIT=lots":                                       `BODY_LIMIT: "lots" is not a size`,
+		"BODY_LIMIT=1GiB":                                       `BODY_LIMIT: "1GiB" is not a size`,
+		"BODY_LIMIT=100":                                        "BODY_LIMIT: is not between",
+		"LISTEN_ADDR=8080":                                      `LISTEN_ADDR: "8080" is not host:port`,
+		"ADMIN_ADDR=0.0.0.0:8081":                               "API_TOKEN: is required because ADMIN_ADDR is not a loopback address",
+		"ADMIN_ADDR=:8081":                                      "API_TOKEN: is required because ADMIN_ADDR is not a loopback address",
+		"ADMIN_ADDR=127.0.0.1:8080":                             "ADMIN_ADDR: is the same as LISTEN_ADDR",
+		"API_TOKEN=a,,b":                                        "API_TOKEN: item 2 of 3 is empty",
+		"API_TOKEN=a@cus_1":                                     "API_TOKEN: item 1 of 1: what follows the @",
+		"CHECKOUT_ORIGINS=https://shop.example/checkout":        `CHECKOUT_ORIGINS: "https://shop.example/checkout" is not an origin`,
+		"CHECKOUT_ORIGINS=*":                                    `CHECKOUT_ORIGINS: "*" is not an origin`,
+		"PUBLIC_URL=rebound.example":                            `PUBLIC_URL: "rebound.example" is not a web address`,
+		"LOG_LEVEL=loud":                                        `LOG_LEVEL: "loud" is not one of`,
+		"LOG_FORMAT=xml":                                        `LOG_FORMAT: "xml" is not one of json, console`,
+		"DATABASE_URL=mysql//x":                                 "DATABASE_URL: is not a Postgres connection string",
+		"EMAIL_METADATA_KEY=session":                            "EMAIL_METADATA_KEY: is the same key as PRESENCE_METADATA_KEY",
+		"ACCOUNT_PROFILES=/nowhere/at/all":                      "ACCOUNT_PROFILES: cannot be read",
+		"STRIPE_API_KEY_FILE=/nowhere/at/all":                   "STRIPE_API_KEY_FILE: there is no file",
+		"STRIPE_WEBHOOK_SECRET_FILE=/nowhere/but/the/value/too": "STRIPE_WEBHOOK_SECRET: is given twice",
+	} {
+		lines := faultsOf(t, complete(set), forServing)
+		require.Len(t, lines, 1, set)
+		require.Contains(t, lines[0], want, set)
+	}
+}
+
+func TestAllFaultsComeTogetherAndNoneShowsASecret(t *testing.T) {
+	t.Parallel()
+	environ := []string{
+		"MODE=x", "SMTP_URL=smtps://user:hunter2secret@mail.example?tls=none", "STRIPE_WEBHOOK_SECRET=whsec_hidden",
+		"API_TOKEN=tok_hidden@nobody", "ENCRYPTION_KEY=key_hidden", "NOTIFY_HOLD=y", "STRIPE_API_KEY=sk_hidden with space",
+		"DATABASE_URL=postgres://u:pw_hidden@host:notaport/db",
+	}
+	var stdout, stderr bytes.Buffer
+	err := run(t.Context(), []string{"serve"}, environ, &stdout, &stderr)
+	require.Equal(t, 2, exitCode(err))
+	printError(&stderr, err)
+	text := stdout.String() + stderr.String()
+	require.NotContains(t, text, "hidden")
+	require.NotContains(t, text, "hunter2secret")
+	for _, name := range []string{
+		"DATABASE_URL", "API_TOKEN", "ENCRYPTION_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_API_KEY", "MODE", "SMTP_URL",
+		"MAIL_FROM", "MERCHANT_NAME", "PAYMENT_URL", "NOTIFY_HOLD",
+	} {
+		require.Equal(t, 1, strings.Count("\n"+text, "\n"+name+": "), "%s in %s", name, text)
+	}
+	require.Equal(t, 11, strings.Count(text, "\n"), "one line for each fault and nothing else")
+}
+
+func TestAFileGivesAValueWithoutItsLastNewline(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(path, []byte(goodSecret+"\n"), 0o600))
+	name := filepath.Join(t.TempDir(), "name")
+	require.NoError(t, os.WriteFile(name, []byte("The Shop\r\n"), 0o600))
+	c, err := loadConfig(complete("STRIPE_WEBHOOK_SECRET=", "STRIPE_WEBHOOK_SECRET_FILE="+path, "MERCHANT_NAME=", "MERCHANT_NAME_FILE="+name), forServing)
+	require.NoError(t, err)
+	require.Equal(t, []string{goodSecret}, c.stripeSecrets)
+	require.Equal(t, "The Shop", c.MerchantName)
+}
+
+func TestMigrateNeedsNothingButTheDatabase(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, faultsOf(t, []string{"DATABASE_URL=postgres://h/db"}, forDatabase))
+	require.Len(t, faultsOf(t, []string{"DATABASE_URL=x y", "MODE=z"}, forDatabase), 1)
+}
+
+func TestSimilarAndFutureVariablesAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(complete("BILLING_NOTIFICATIONS=ours", "STRIPE_WEBHOOK_SECRETS=x", "SWEEP_INTERVAL=1h", "HOME=/root",
+		"PG_COLOR=always", "NOTIFY_HOLD_WEEK=1m"), forServing)
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"NOTIFY_HOLD_WEEK is not a setting; did you mean NOTIFY_HOLD_WEAK?",
+		"STRIPE_WEBHOOK_SECRETS is not a setting; did you mean STRIPE_WEBHOOK_SECRET?",
+		"SWEEP_INTERVAL is set, but this version does not use it",
+	}, c.warnings)
+}
+
+func TestTheSummaryShowsSecretsAndAddressesOnlyAsSet(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(complete("API_TOKEN=tok_hidden"), forServing)
+	require.NoError(t, err)
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, f := range c.summary() {
+		f.AddTo(encoder)
+	}
+	require.Len(t, encoder.Fields, len(variables()))
+	for _, key := range []string{"api_token", "smtp_url", "encryption_key", "stripe_webhook_secret", "mail_from"} {
+		require.Equal(t, true, encoder.Fields[key], key)
+	}
+	require.Equal(t, false, encoder.Fields["stripe_api_key"])
+	require.Equal(t, "1m0s", encoder.Fields["notify_hold"])
+}
+
+func TestOverridesAreLoadedAndEachOfTheirFaultsIsALine(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "overrides.json")
+	require.NoError(t, os.WriteFile(path, []byte(`{"do_not_honor":{"retry":"never"}}`), 0o600))
+	c, err := loadConfig(complete("DECLINE_OVERRIDES="+path), forServing)
+	require.NoError(t, err)
+	require.Equal(t, 1, c.policy().Rules.Overrides.Len())
+	require.NoError(t, os.WriteFile(path, []byte(`{"stolen_card":{"disclosable":true},"nonsense":{}}`), 0o600))
+	lines := faultsOf(t, complete("DECLINE_OVERRIDES="+path), forServing)
+	require.Len(t, lines, 2)
+	require.Contains(t, lines[1], "DECLINE_OVERRIDES: reading the override of stolen_card")
+}
+
+func TestAccountProfilesAreCheckedOneByOne(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "profiles.json")
+	write := func(text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o600)) }
+	write(`{"acct_1":{"merchant_name":"One","mail_from":"One <pay@one.example>","payment_url":"https://one.example/{payment_id}","locale":"de-AT"}}`)
+	c, err := loadConfig(complete("ACCOUNT_PROFILES="+path), forServing)
+	require.NoError(t, err)
+	require.Equal(t, "pay@one.example", c.profiles["acct_1"].from.address)
+	require.True(t, c.policy().Profiles["acct_1"])
+
+	write(`{"acct_1":{"merchant_name":"One","payment_url":"http://one.example/"},"cus_2":{"merchant_name":"T","mail_from":"t@two.example","payment_url":"https://two.example"}}`)
+	lines := faultsOf(t, complete("ACCOUNT_PROFILES="+path), forServing)
+	require.Len(t, lines, 3)
+	require.Contains(t, lines[0], "ACCOUNT_PROFILES: acct_1 mail_from: is missing")
+	require.Contains(t, lines[1], "ACCOUNT_PROFILES: acct_1 payment_url: must begin with https://")
+	require.Contains(t, lines[2], "ACCOUNT_PROFILES: cus_2 is not an account id")
+	write(`{"acct_1":{"merchant":"One"}}`)
+	require.Contains(t, faultsOf(t, complete("ACCOUNT_PROFILES="+path), forServing)[0], "unknown field")
+}

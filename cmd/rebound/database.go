@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"rebound/store/localpg"
+)
+
+// database is where the data lives: the operator's own Postgres, or a private one that ends with the program.
+type database struct {
+	dsn     string
+	about   string          // one line for people, without secrets
+	failed  <-chan struct{} // closed when a private server ends by itself; nil for the operator's own
+	stop    func()
+	private bool
+}
+
+// openDatabase uses DATABASE_URL when it is given, and starts or fetches nothing then. Else it runs a private Postgres
+// under DATA_DIR.
+func openDatabase(ctx context.Context, c *config, noDownload bool, log func(string, ...any), progress io.Writer) (*database, error) {
+	if c.DatabaseURL != "" {
+		return &database{dsn: c.DatabaseURL, about: "the one of DATABASE_URL", stop: func() {}}, nil
+	}
+	server, err := localpg.Start(ctx, localpg.Config{
+		DataDir: c.DataDir, NoDownload: noDownload, SourceURL: os.Getenv("REBOUND_POSTGRES_URL"), Log: log, Progress: progress,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting a private Postgres: %w", err)
+	}
+	return &database{
+		dsn: server.DSN(localpg.Database), private: true, failed: server.Done(),
+		about: fmt.Sprintf("private %s, data in %s (not for production)", server.Found(), server.DataDir()),
+		stop: func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			if err := server.Stop(ctx); err != nil {
+				log("stopping the private Postgres: %v", err)
+			}
+		},
+	}, nil
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"rebound/notify"
+	"rebound/notify/email"
+)
+
+// mailer writes and sends the letters of package notify by package email.
+type mailer struct {
+	sender    *email.Sender
+	publicURL string
+	own       email.Profile
+	accounts  map[string]email.Profile // by acct_…
+}
+
+// beforeDot is the context key of a letter's last question before its final dot: package email has one hook for a
+// sender, package notify one for a letter.
+type beforeDot struct{}
+
+func newMailer(c *config, publicURL string) (*mailer, error) {
+	sender, err := email.NewSender(c.SMTPURL, email.Options{
+		BeforeDot: func(ctx context.Context, _ string) error {
+			if ask, ok := ctx.Value(beforeDot{}).(func(context.Context) error); ok && ask != nil {
+				return ask(ctx)
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	m := &mailer{
+		sender: sender, publicURL: publicURL, accounts: map[string]email.Profile{},
+		own: email.Profile{
+			MerchantName: c.MerchantName, MerchantURL: c.MerchantURL, SupportEmail: c.SupportEmail,
+			From: c.from.address, ReplyTo: c.replyTo.address, PaymentURL: c.PaymentURL,
+		},
+	}
+	for account, p := range c.profiles {
+		m.accounts[account] = email.Profile{
+			MerchantName: p.MerchantName, MerchantURL: p.MerchantURL, SupportEmail: p.SupportEmail,
+			From: p.from.address, ReplyTo: p.replyTo.address, PaymentURL: p.PaymentURL,
+		}
+	}
+	return m, nil
+}
+
+// Deliver writes a letter in the name of its account and sends it.
+func (m *mailer) Deliver(ctx context.Context, l notify.Letter) notify.Outcome {
+	profile := m.own
+	if l.Account != "" {
+		own, known := m.accounts[l.Account]
+		if !known {
+			return notify.Outcome{Result: notify.RejectedMail, Reason: "the account has no profile"}
+		}
+		profile = own
+	}
+	kind := email.First
+	if l.Template != "first" {
+		kind = email.Reminder
+	}
+	message, err := email.Render(email.Mail{
+		To: l.To, Locale: l.Locale, Kind: kind, Public: l.Public, Amount: l.Amount, Currency: l.Currency, Link: l.Link,
+		// One token serves both pages of a mail.
+		UnsubscribeURL: strings.Replace(l.Link, m.publicURL+"/pay/", m.publicURL+"/unsubscribe/", 1),
+		MessageID:      l.MessageID, Date: l.Date, Profile: profile,
+	})
+	if err != nil {
+		return notify.Outcome{Result: notify.RejectedMail, Reason: err.Error()} // it holds no address
+	}
+	out := m.sender.Send(context.WithValue(ctx, beforeDot{}, l.BeforeDot), message)
+	return notify.Outcome{Result: notify.Result(out.Result), Code: out.Code, Reason: out.Reason}
+}
+
+// Mailbox checks an address and normalises it for limits.
+func (m *mailer) Mailbox(address string) (string, bool) {
+	valid, ok := email.ValidAddress(address)
+	if !ok {
+		return "", false
+	}
+	return email.NormalizeMailbox(valid), true
+}
+
+// MaxDuration is how long Deliver may take.
+func (m *mailer) MaxDuration() time.Duration { return m.sender.MaxDuration() }

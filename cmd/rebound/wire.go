@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"go.uber.org/zap"
+	"go.uber.org/zap/exp/zapslog"
+
+	"rebound/console"
+	"rebound/handler"
+	"rebound/notify"
+	"rebound/notify/checkout"
+	"rebound/notify/link"
+	"rebound/store"
+	"rebound/store/job"
+	"rebound/webhook"
+)
+
+// server is the parts of one running process.
+type server struct {
+	config   *config
+	options  serveOptions
+	log      *zap.Logger
+	store    *store.Store
+	recorder *handler.Recorder
+	hub      *checkout.Hub         // nil where the role receives nothing
+	sender   *notify.Sender        // nil where the role sends nothing
+	jobs     *river.Client[pgx.Tx] // the same
+	public   *http.Server
+	admin    *http.Server
+
+	failed     chan error // a listener that broke
+	background sync.WaitGroup
+	endStreams context.CancelFunc
+	endWatch   context.CancelFunc
+}
+
+func (s *server) receives() bool { return s.options.role != "work" }
+func (s *server) sends() bool    { return s.options.role != "ingest" }
+
+// newServer puts the parts together; nothing runs yet but the recorder, which waits.
+func newServer(ctx context.Context, c *config, o serveOptions) (*server, error) {
+	s := &server{
+		config: c, options: o, log: o.log, failed: make(chan error, 2),
+		endStreams: func() {}, endWatch: func() {},
+	}
+	tokens, err := c.consoleTokens()
+	if err != nil {
+		return nil, err
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if s.store, err = store.Open(ctx, store.Config{DSN: o.db.dsn, Keys: c.keys, Log: o.log.Named("store")}); err != nil {
+		return nil, err
+	}
+	s.recorder = handler.NewRecorder(s.store, c.policy(), o.log.Named("handler"), metrics)
+	health := console.NewHealth(console.Ready(s.store), nil, o.log.Named("health"))
+	if err := s.wireWork(metrics); err != nil {
+		return nil, s.abort(err)
+	}
+	router, err := s.publicRoutes(health, metrics)
+	if err != nil {
+		return nil, s.abort(err)
+	}
+	s.public = s.httpServer(router)
+	s.admin = s.httpServer(console.New(console.Config{
+		Store: s.store, Tokens: tokens, Livemode: c.Mode == "live", MaxRetriesPerCharge: c.MaxRetriesPerCharge,
+		Health: health, Metrics: metrics, Log: o.log.Named("console"),
+	}))
+	return s, nil
+}
+
+// abort gives back what newServer has taken.
+func (s *server) abort(err error) error {
+	s.recorder.Close()
+	s.store.Close()
+	return err
+}
+
+func (c *config) consoleTokens() ([]console.Token, error) {
+	tokens := make([]console.Token, 0, len(c.tokens))
+	for i, item := range c.tokens {
+		token, err := console.ParseToken(item)
+		if err != nil {
+			return nil, fmt.Errorf("reading token %d of API_TOKEN: %w", i+1, err)
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens, nil
+}
+
+func (c *config) decodeOptions(s *store.Store) webhook.DecodeOptions {
+	return webhook.DecodeOptions{
+		SessionKey: c.PresenceMetadataKey, EmailKey: c.EmailMetadataKey, LocaleKey: c.LocaleMetadataKey,
+		HashClientSecret: s.HashClientSecret,
+	}
+}
+
+// wireWork makes what sends: the mailer, its sender, and the workers of the job queue.
+func (s *server) wireWork(metrics *prometheus.Registry) error {
+	if !s.sends() {
+		return nil
+	}
+	c := s.config
+	config := notify.Config{
+		Store: s.store, Log: s.log.Named("notify"), PublicURL: c.PublicURL, MaxAge: c.NotifyMaxAge, Reminders: c.Reminders,
+		AtMost: c.MailDelivery == "at-most-once", PerMailbox24h: c.MailPerMailbox24H, PerMailbox7d: c.MailPerMailbox7D,
+		PerPayment: c.MailPerPaymentTotal, DefaultLocale: "en", Metrics: metrics,
+	}
+	if c.SMTPURL != "" {
+		m, err := newMailer(c, c.PublicURL)
+		if err != nil {
+			return err
+		}
+		config.Mailer = m
+	}
+	s.sender = notify.NewSender(config)
+	workers := river.NewWorkers()
+	s.sender.AddWorkers(workers)
+	lookUps := &lookUpWorker{recorder: s.recorder}
+	if c.StripeAPIKey != "" {
+		api, err := webhook.NewStripeAPI(webhook.APIConfig{
+			Key: c.StripeAPIKey, Base: c.StripeAPIBase, Decode: c.decodeOptions(s.store), Log: s.log.Named("stripe_api"),
+		})
+		if err != nil {
+			return err
+		}
+		lookUps.api = api
+	}
+	river.AddWorker(workers, lookUps)
+	jobTimeout := s.sender.JobTimeout()
+	var err error
+	s.jobs, err = river.NewClient(riverpgxv5.New(s.store.Pool()), &river.Config{
+		Queues:  map[string]river.QueueConfig{job.QueueMail: {MaxWorkers: 8}, job.QueueLookUp: {MaxWorkers: 4}},
+		Workers: workers, PeriodicJobs: notify.PeriodicJobs(), JobTimeout: jobTimeout,
+		RescueStuckJobsAfter: jobTimeout + time.Minute, // a job that still waits for its answer is not stuck
+		Logger:               slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
+	})
+	if err != nil {
+		return fmt.Errorf("making the job queue's client: %w", err)
+	}
+	return nil
+}
+
+// publicRoutes is what the world can reach. A process that only sends answers nothing there but its health.
+func (s *server) publicRoutes(health *console.Health, metrics *prometheus.Registry) (http.Handler, error) {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.IPExtractor = echo.ExtractIPDirect() // X-Forwarded-For is anybody's word
+	e.Use(middleware.RecoverWithConfig(middleware.RecoverConfig{
+		DisableStackAll: true,
+		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
+			// The route, not the path: paths hold tokens.
+			s.log.Error("request.panicked", zap.String("route", c.Path()), zap.Error(err), zap.ByteString("stack", stack))
+			return echo.ErrInternalServerError
+		},
+	}))
+	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(health.Healthz)))
+	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(health.Readyz)))
+	if !s.receives() {
+		return e, nil
+	}
+	c := s.config
+	if len(c.stripeSecrets) > 0 {
+		door, err := webhook.NewStripe(webhook.StripeConfig{
+			Secrets: c.stripeSecrets, Tolerance: c.SignatureTolerance, BodyLimit: int64(c.BodyLimit), Recorder: s.recorder,
+			Decode: c.decodeOptions(s.store), Log: s.log.Named("webhook"), Metrics: metrics,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("making the Stripe endpoint: %w", err)
+		}
+		door.Register(e)
+	}
+	if len(c.frameSecrets) > 0 {
+		door, err := webhook.NewFrame(webhook.FrameConfig{
+			Secrets: c.frameSecrets, BodyLimit: int64(c.BodyLimit), Recorder: s.recorder, Decode: c.decodeOptions(s.store),
+			Livemode: c.Mode == "live", Log: s.log.Named("webhook"), Metrics: metrics,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("making the Frame endpoint: %w", err)
+		}
+		door.Register(e)
+	}
+	s.hub = checkout.New(checkout.Config{
+		Store: checkoutRows{s.store}, Hash: s.store.HashClientSecret, Origins: c.CheckoutOrigins, Livemode: new(c.Mode == "live"), Log: s.log.Named("checkout"),
+	})
+	s.hub.Register(e)
+	links := &link.Handler{
+		Tokens: mailLinks{s.store, c},
+		Report: func(err error) { s.log.Error("link.failed", zap.Error(err)) },
+	}
+	links.Register(e)
+	return e, nil
+}
+
+func (s *server) httpServer(h http.Handler) *http.Server {
+	server := &http.Server{Handler: h, ErrorLog: zap.NewStdLog(s.log.Named("http").WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))}
+	webhook.ServerLimits(server)
+	return server
+}
+
+// start sets everything going. The order is the reverse of stop's.
+func (s *server) start(ctx context.Context) error {
+	// What runs in the background ends by stop, step by step, and not all at once with ctx.
+	ctx = context.WithoutCancel(ctx)
+	if s.sender != nil {
+		if err := s.sender.Start(ctx); err != nil {
+			return err
+		}
+		if err := s.jobs.Start(ctx); err != nil {
+			return fmt.Errorf("starting the job queue's workers: %w", err)
+		}
+		watchCtx, cancel := context.WithCancel(ctx)
+		s.endWatch = cancel
+		s.background.Go(func() { s.sender.Watch(watchCtx) })
+	}
+	if s.hub != nil {
+		streamCtx, cancel := context.WithCancel(ctx)
+		s.endStreams = cancel
+		s.background.Go(func() {
+			if err := s.hub.Run(streamCtx); err != nil {
+				s.log.Error("checkout.ended", zap.Error(err))
+			}
+		})
+	}
+	s.accept(s.public, s.options.public)
+	s.accept(s.admin, s.options.admin)
+	return nil
+}
+
+func (s *server) accept(server *http.Server, listener net.Listener) {
+	s.background.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("serving %s: %w", listener.Addr(), err)
+		}
+	})
+}
+
+// settleTime is the part of the shutdown time kept for what is cut off to say so.
+const settleTime = 2 * time.Second
+
+// stop ends everything within SHUTDOWN_TIMEOUT: no new request and no new mail at once, then what is in flight. A mail
+// still waiting for its answer at the end is left to MAIL_DELIVERY.
+func (s *server) stop() {
+	timeout := s.config.ShutdownTimeout
+	whole, cancelWhole := context.WithTimeout(context.Background(), timeout)
+	defer cancelWhole()
+	soft, cancelSoft := context.WithTimeout(whole, max(timeout-settleTime, timeout/2))
+	defer cancelSoft()
+	s.endStreams()
+	s.endWatch()
+	var ending sync.WaitGroup
+	for _, server := range []*http.Server{s.public, s.admin} {
+		ending.Go(func() {
+			if err := server.Shutdown(soft); err != nil {
+				_ = server.Close()
+			}
+		})
+	}
+	ending.Go(func() { s.stopJobs(soft, whole) })
+	ending.Wait()
+	_ = s.options.public.Close() // open where the server never began
+	_ = s.options.admin.Close()
+	within(whole, s.recorder.Close)
+	if s.sender != nil {
+		within(whole, func() { s.sender.Stop(whole) })
+	}
+	within(whole, s.background.Wait)
+	// A mail that is still waiting for its answer may hold a connection.
+	within(whole, s.store.Close)
+}
+
+func (s *server) stopJobs(soft, whole context.Context) {
+	if s.jobs == nil {
+		return
+	}
+	if s.jobs.Stop(soft) == nil {
+		return
+	}
+	if err := s.jobs.StopAndCancel(whole); err != nil {
+		s.log.Warn("server.jobs_left", zap.Error(err))
+	}
+}
+
+// within waits for f, but no longer than ctx.
+func within(ctx context.Context, f func()) {
+	done := make(chan struct{})
+	go func() {
+		f()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// unreachable tells an error of the way to Postgres from one of its own.
+func unreachable(err error) bool {
+	var connect *pgconn.ConnectError
+	var refused *pgconn.PgError
+	if !errors.As(err, &connect) {
+		return false
+	}
+	// A server that starts, or stops, says so; any other refusal (a wrong password) will not pass by waiting.
+	return !errors.As(err, &refused) || strings.HasPrefix(refused.Code, "57P")
+}
+
+func domainOf(address string) string {
+	_, domain, _ := strings.Cut(address, "@")
+	return domain
+}

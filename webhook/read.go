@@ -1,0 +1,255 @@
+package webhook
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"strconv"
+	"sync"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// reader walks a JSON document once and takes what it is asked for, by exact, case-sensitive name. Each value is read on
+// its own: one of the wrong kind is skipped, left at its zero value and noted as a misfit, and costs nothing else. Only
+// text that is not JSON at all is an error; the first one sticks and ends every loop. The last of several equal names
+// wins, as in Stripe's own libraries. Invalid UTF-8 and lone surrogates are read as U+FFFD.
+type reader struct {
+	dec     *jsontext.Decoder
+	buf     bytes.Buffer
+	scratch []byte
+	err     error
+	misfits []string
+	masked  int
+}
+
+var readers = sync.Pool{New: func() any { return &reader{dec: new(jsontext.Decoder)} }}
+
+var readerOptions = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+
+// newReader returns a reader of body, which it does not change. Call release when nothing more is to be read.
+func newReader(body []byte) *reader {
+	r := readers.Get().(*reader)
+	r.err, r.misfits, r.masked = nil, nil, 0
+	r.buf = *bytes.NewBuffer(body)
+	r.dec.Reset(&r.buf, readerOptions...)
+	return r
+}
+
+func (r *reader) release() {
+	r.buf = bytes.Buffer{}
+	readers.Put(r)
+}
+
+func (r *reader) fail(err error) {
+	if r.err == nil && err != nil {
+		r.err = err
+	}
+}
+
+func (r *reader) kind() jsontext.Kind {
+	if r.err != nil {
+		return 0
+	}
+	return r.dec.PeekKind()
+}
+
+// raw reads the next value whole. It is valid until the next read.
+func (r *reader) raw() []byte {
+	if r.err != nil {
+		return nil
+	}
+	v, err := r.dec.ReadValue()
+	r.fail(err)
+	return v
+}
+
+func (r *reader) skip() {
+	if r.err == nil {
+		r.fail(r.dec.SkipValue())
+	}
+}
+
+func (r *reader) token() {
+	if r.err == nil {
+		_, err := r.dec.ReadToken()
+		r.fail(err)
+	}
+}
+
+// misfit skips a value of the wrong kind. Null is never one, nor is an empty list where an object belongs: data that went
+// through PHP has it.
+func (r *reader) misfit(name string) {
+	switch r.kind() {
+	case 0: // not JSON: the next read says so
+		r.skip()
+	case 'n':
+		r.skip()
+	default:
+		r.skip()
+		r.misfits = append(r.misfits, name)
+	}
+}
+
+// object reads the members of an object, calling each for every one of them; each must read or skip exactly one value.
+// It says whether the next value was an object.
+func (r *reader) object(name string, each func(member []byte)) bool {
+	switch r.kind() {
+	case '{':
+	case '[':
+		if v := r.raw(); len(bytes.TrimSpace(v[min(1, len(v)):max(1, len(v))-1])) > 0 {
+			r.misfits = append(r.misfits, name)
+		}
+		return false
+	default:
+		r.misfit(name)
+		return false
+	}
+	r.token()
+	for r.err == nil && r.kind() != '}' {
+		each(r.memberName())
+	}
+	r.token()
+	return r.err == nil
+}
+
+// memberName reads a member's name, which is valid until the next read.
+func (r *reader) memberName() []byte {
+	v := r.raw()
+	switch {
+	case len(v) < 2:
+		return nil
+	case bytes.IndexByte(v, '\\') < 0:
+		return v[1 : len(v)-1]
+	}
+	r.scratch, _ = jsontext.AppendUnquote(r.scratch[:0], v)
+	return r.scratch
+}
+
+// list reads the elements of a list.
+func (r *reader) list(name string, each func(i int)) bool {
+	if r.kind() != '[' {
+		r.misfit(name)
+		return false
+	}
+	r.token()
+	for i := 0; r.err == nil && r.kind() != ']'; i++ {
+		each(i)
+	}
+	r.token()
+	return r.err == nil
+}
+
+func (r *reader) unquote(v []byte) string {
+	if len(v) < 2 {
+		return ""
+	}
+	if bytes.IndexByte(v, '\\') < 0 {
+		return string(v[1 : len(v)-1])
+	}
+	// The error says only that something invalid was replaced, which is what is wanted.
+	r.scratch, _ = jsontext.AppendUnquote(r.scratch[:0], v)
+	return string(r.scratch)
+}
+
+// rawText reads a string as it is; everything that is kept goes through text, id or ref instead.
+func (r *reader) rawText(name string) (string, bool) {
+	if r.kind() != '"' {
+		r.misfit(name)
+		return "", false
+	}
+	v := r.raw()
+	if r.err != nil {
+		return "", false
+	}
+	return r.unquote(v), true
+}
+
+// text reads a string of at most limit bytes, made safe.
+func (r *reader) text(name string, limit int, to *string) {
+	s, _ := r.rawText(name)
+	s, masked := safeText(s, limit)
+	r.masked += masked
+	*to = s
+}
+
+// id reads an id.
+func (r *reader) id(name string, to *string) bool {
+	s, ok := r.rawText(name)
+	s, masked := safeID(s)
+	r.masked += masked
+	*to = s
+	return ok
+}
+
+// ref reads a reference to another object: its id, or the object itself, expanded, which has one.
+func (r *reader) ref(name string, to *string) bool {
+	if r.kind() != '{' {
+		return r.id(name, to)
+	}
+	*to = ""
+	found := false
+	r.object(name, func(member []byte) {
+		if string(member) == "id" {
+			found = r.id(name, to)
+		} else {
+			r.skip()
+		}
+	})
+	if !found && r.err == nil {
+		r.misfits = append(r.misfits, name)
+	}
+	return found
+}
+
+// integer reads a whole number between low and high, in any of JSON's spellings (1.0 and 1e3 are whole).
+func (r *reader) integer(name string, low, high int64, to *int64) {
+	*to = 0
+	if r.kind() != '0' {
+		r.misfit(name)
+		return
+	}
+	v := r.raw()
+	if r.err != nil {
+		return
+	}
+	n, err := strconv.ParseInt(string(v), 10, 64)
+	if errors.Is(err, strconv.ErrSyntax) {
+		var f float64
+		if f, err = strconv.ParseFloat(string(v), 64); err == nil && (f != math.Trunc(f) || math.Abs(f) > 1<<53) {
+			err = strconv.ErrRange
+		}
+		n = int64(f)
+	}
+	if err != nil || n < low || n > high {
+		r.misfits = append(r.misfits, name)
+		return
+	}
+	*to = n
+}
+
+// flag reads a boolean.
+func (r *reader) flag(name string, to *bool) {
+	*to = false
+	switch r.kind() {
+	case 't':
+		r.skip()
+		*to = true
+	case 'f':
+		r.skip()
+	default:
+		r.misfit(name)
+	}
+}
+
+// end reads the end of the document and returns what was wrong with it.
+func (r *reader) end() error {
+	if r.err != nil {
+		return r.err
+	}
+	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return errors.New("text follows the document")
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package webhook
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"rebound/handler"
+)
+
+// DecodeOptions are what a decoder must be told.
+type DecodeOptions struct {
+	// SessionKey, EmailKey and LocaleKey name the merchant's own metadata: presence (on_session or off_session), address
+	// and language. An empty name reads none.
+	SessionKey, EmailKey, LocaleKey string
+	// HashClientSecret gives the keyed hash of an intent's client secret, which itself is never kept. Nil keeps nothing.
+	HashClientSecret func(secret string) []byte
+	// Now stands in for an event's time where the event has none that could be true. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Use says what became of an event.
+type Use string
+
+// The uses of an event.
+const (
+	Used        Use = "recorded"    // it gave facts, or a customer
+	Ignored     Use = "ignored"     // its type gives nothing
+	Quarantined Use = "quarantined" // its type is used, and its body cannot be
+)
+
+// Outcome describes a decoded event without anything private: it is fit for a log.
+type Outcome struct {
+	EventID    string
+	EventType  string
+	APIVersion string
+	Account    string
+	Livemode   bool
+	Created    int64 // Unix seconds
+	ObjectID   string
+	PaymentID  string // of the first fact
+	Use        Use
+	Reason     string   // why it is quarantined
+	Misfits    []string // fields of the wrong kind, which were left empty
+	Masked     int      // card numbers found in texts and masked
+}
+
+// ErrUnreadable means that a body has no readable envelope: no JSON, no object, or neither id nor type.
+var ErrUnreadable = errors.New("the event cannot be read")
+
+// DecodeStripe reduces a Stripe event of any API version since 2012 to what Rebound keeps. An event whose type gives
+// nothing comes to an empty delivery; one of a used type whose body has no usable object comes to a quarantined copy.
+// The error is ErrUnreadable, wrapped. Nothing returned shares memory with body.
+func DecodeStripe(body []byte, opts DecodeOptions) (handler.Delivery, Outcome, error) {
+	r := newReader(body)
+	defer r.release()
+
+	keys := metadataKeys{session: opts.SessionKey, email: opts.EmailKey, locale: opts.LocaleKey}
+	var e stripeEvent
+	e.read(r, keys)
+	if err := r.end(); err != nil {
+		// The parser's own words may quote the body.
+		return handler.Delivery{}, Outcome{}, fmt.Errorf("%w: it is not one JSON document", ErrUnreadable)
+	}
+	if e.id == "" || e.eventType == "" {
+		return handler.Delivery{}, Outcome{}, fmt.Errorf("%w: it has no id or no type", ErrUnreadable)
+	}
+	if e.created == 0 {
+		now := time.Now
+		if opts.Now != nil {
+			now = opts.Now
+		}
+		e.created = now().Unix()
+	}
+
+	out := Outcome{
+		EventID: e.id, EventType: e.eventType, APIVersion: e.apiVersion, Account: e.account, Livemode: e.livemode,
+		Created: e.created, ObjectID: e.object.id, Use: Ignored, Masked: r.masked,
+	}
+	give, used := stripeTypes[e.eventType]
+	if !used {
+		return handler.Delivery{}, out, nil
+	}
+	out.Misfits = r.misfits
+
+	switch {
+	case !e.hasObject:
+		out.Reason = "no_object"
+	case e.object.id == "":
+		out.Reason = "no_object_id"
+	case e.accountMisfit:
+		// Filed under the platform's own account it could reach a stranger's customer.
+		out.Reason = "unreadable_account"
+	}
+	if out.Reason != "" {
+		out.Use = Quarantined
+		return handler.Delivery{Quarantine: &handler.Quarantined{
+			Source: sourceStripe, EventID: e.id, EventType: e.eventType, Reason: out.Reason, Body: bytes.Clone(body),
+		}}, out, nil
+	}
+
+	d := give(&e)
+	if len(d.Facts) > 0 {
+		out.PaymentID = d.Facts[0].PaymentID
+		if s := e.object.clientSecret; s != "" && opts.HashClientSecret != nil &&
+			strings.HasPrefix(e.eventType, "payment_intent.") {
+			d.Facts[0].ClientSecretHash = opts.HashClientSecret(s)
+		}
+	}
+	if len(d.Facts) > 0 || d.Customer != nil {
+		out.Use = Used
+	}
+	return d, out, nil
+}
+
+const sourceStripe = "stripe"
+
+// stripeEvent is the envelope with its object.
+type stripeEvent struct {
+	id, eventType, apiVersion, account string
+	created                            int64
+	livemode                           bool
+	requestOrigin                      string
+	object                             stripeObject
+	hasObject, accountMisfit           bool
+}
+
+func (e *stripeEvent) read(r *reader, keys metadataKeys) {
+	livemodeRead := false
+	r.object("event", func(member []byte) {
+		switch string(member) {
+		case "id":
+			r.id("event.id", &e.id)
+		case "type":
+			r.id("event.type", &e.eventType)
+		case "api_version":
+			r.text("event.api_version", maxCode, &e.apiVersion)
+		case "created":
+			e.readCreated(r)
+		case "livemode":
+			livemodeRead = r.kind() == 't' || r.kind() == 'f'
+			r.flag("event.livemode", &e.livemode)
+		case "account", "user_id": // user_id on Connect events before 2015
+			if r.kind() == 'n' {
+				r.skip()
+				return
+			}
+			e.accountMisfit = !r.ref("event.account", &e.account)
+		case "request":
+			e.readRequest(r)
+		case "data":
+			e.hasObject = false
+			r.object("event.data", func(member []byte) {
+				if string(member) == "object" {
+					e.hasObject = keys.object(r, "event.data.object", &e.object, false)
+				} else {
+					r.skip()
+				}
+			})
+		default:
+			r.skip()
+		}
+	})
+	if !livemodeRead {
+		e.livemode = e.object.livemode
+	}
+}
+
+// readCreated reads the event's time: Unix seconds, or RFC 3339 in thin events.
+func (e *stripeEvent) readCreated(r *reader) {
+	if r.kind() != '"' {
+		r.integer("event.created", 1, maxTime, &e.created)
+		return
+	}
+	s, _ := r.rawText("event.created")
+	e.created = 0
+	if t, err := time.Parse(time.RFC3339, s); err == nil && t.Unix() > 0 && t.Unix() < maxTime {
+		e.created = t.Unix()
+		return
+	}
+	r.misfits = append(r.misfits, "event.created")
+}
+
+// readRequest tells an event that an API call caused from one that Stripe caused itself. Until 2017 the member is the
+// call's id or null, since then an object that has it.
+func (e *stripeEvent) readRequest(r *reader) {
+	var id string
+	switch r.kind() {
+	case 'n':
+		r.skip()
+	case '"':
+		r.id("event.request", &id)
+	default:
+		ok := r.object("event.request", func(member []byte) {
+			if string(member) == "id" {
+				r.id("event.request", &id)
+			} else {
+				r.skip()
+			}
+		})
+		if !ok {
+			return
+		}
+	}
+	if e.requestOrigin = "none"; id != "" {
+		e.requestOrigin = "api"
+	}
+}

@@ -1,0 +1,203 @@
+package webhook
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// The longest texts kept, in bytes. Ids and codes become index entries, and a btree entry holds no more than 2,704.
+const (
+	maxID    = 255
+	maxCode  = 120
+	maxShort = 40
+	maxEmail = 320
+	maxText  = 500
+)
+
+// safeText makes a provider's text safe to keep: valid UTF-8 (Postgres refuses anything else, and NUL, for ever), no
+// control characters (a log line stays one line), no card number, at most limit bytes. It says how many card numbers it
+// masked.
+func safeText(s string, limit int) (string, int) {
+	if plain(s) && len(s) <= limit {
+		return s, 0
+	}
+	s = strings.Map(func(c rune) rune {
+		switch {
+		case c == 0 || c == utf8.RuneError:
+			return utf8.RuneError
+		case unicode.IsControl(c):
+			return ' '
+		}
+		return c
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+	s, masked := maskCardNumbers(s)
+	if len(s) > limit {
+		s = s[:limit]
+		for !utf8.ValidString(s) {
+			s = s[:len(s)-1]
+		}
+	}
+	return s, masked
+}
+
+// plain says that s is printable ASCII without a run of digits that could be a card number: nearly every text is.
+func plain(s string) bool {
+	digits := 0
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c < ' ' || c > '~':
+			return false
+		case '0' <= c && c <= '9':
+			if digits++; digits >= minCardDigits {
+				return false
+			}
+		case c != ' ' && c != '-':
+			digits = 0
+		}
+	}
+	return true
+}
+
+// safeID makes an id safe to keep and to list among others: no white space, and, if it is too long, a shortened form
+// that still differs from every other id. A run of digits behind a provider's prefix (evt_…) or inside a UUID is not a
+// card number.
+func safeID(s string) (string, int) {
+	masked := 0
+	switch {
+	case prefixed(s), uuid(s):
+		s = strings.ToValidUTF8(s, "\uFFFD")
+	default:
+		s, masked = safeText(s, len(s))
+	}
+	s = strings.Map(func(c rune) rune {
+		switch {
+		case c == 0:
+			return utf8.RuneError
+		case unicode.IsSpace(c) || unicode.IsControl(c):
+			return '_'
+		}
+		return c
+	}, s)
+	if len(s) > maxID {
+		sum := sha256.Sum256([]byte(s))
+		s, _ = safeText(s[:maxID-40], maxID-33)
+		s += "~" + hex.EncodeToString(sum[:16])
+	}
+	return s, masked
+}
+
+// prefixed says that s begins as a provider's ids do: two to six small letters and an underscore.
+func prefixed(s string) bool {
+	i := strings.IndexByte(s, '_')
+	if i < 2 || i > 6 {
+		return false
+	}
+	for _, c := range []byte(s[:i]) {
+		if c < 'a' || c > 'z' {
+			return false
+		}
+	}
+	return true
+}
+
+// uuid says that s has the form of one: about one in 3,000 holds what could be a card number.
+func uuid(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i] | 0x20 // lower case; a digit or a hyphen stays what it is
+		switch hyphen := i == 8 || i == 13 || i == 18 || i == 23; {
+		case hyphen != (s[i] == '-'):
+			return false
+		case !hyphen && !digit(s[i]) && (c < 'a' || c > 'f'):
+			return false
+		}
+	}
+	return true
+}
+
+// Card numbers have 13 to 19 digits (ISO/IEC 7812) and none begins with 0.
+const (
+	minCardDigits = 13
+	maxCardDigits = 19
+)
+
+// maskCardNumbers replaces all but the last four digits of every run of digits that could be a card number, single
+// spaces and hyphens between digits allowed: people do paste them into descriptions. It says how many it replaced.
+func maskCardNumbers(s string) (string, int) {
+	var out []byte
+	masked := 0
+	for i := 0; i < len(s); {
+		if !digit(s[i]) {
+			i++
+			continue
+		}
+		end, count := digitRun(s, i, true)
+		if !cardNumber(s[i:end], count) {
+			// With separators the run may be a card number beside another number: look at the unbroken part alone.
+			end, count = digitRun(s, i, false)
+			if !cardNumber(s[i:end], count) {
+				i = end
+				continue
+			}
+		}
+		if out == nil {
+			out = []byte(s)
+		}
+		for seen := 0; i < end; i++ {
+			if digit(s[i]) {
+				if seen++; seen <= count-4 {
+					out[i] = '*'
+				}
+			}
+		}
+		masked++
+	}
+	if out == nil {
+		return s, 0
+	}
+	return string(out), masked
+}
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
+
+// digitRun returns the end of the run of digits that begins at i, and how many digits it has.
+func digitRun(s string, i int, separators bool) (end, count int) {
+	for end = i; end < len(s); end++ {
+		switch c := s[end]; {
+		case digit(c):
+			count++
+		case separators && (c == ' ' || c == '-') && end+1 < len(s) && digit(s[end+1]):
+		default:
+			return end, count
+		}
+	}
+	return end, count
+}
+
+// cardNumber says whether a run of count digits has the length and the Luhn check digit of a card number.
+func cardNumber(run string, count int) bool {
+	if count < minCardDigits || count > maxCardDigits || run[0] == '0' {
+		return false
+	}
+	sum, twice := 0, false
+	for i := len(run) - 1; i >= 0; i-- {
+		if !digit(run[i]) {
+			continue
+		}
+		n := int(run[i] - '0')
+		if twice {
+			if n *= 2; n > 9 {
+				n -= 9
+			}
+		}
+		sum += n
+		twice = !twice
+	}
+	return sum%10 == 0
+}
