@@ -231,6 +231,7 @@ CREATE TABLE notifications (
     locale     text   NOT NULL,
     shown_code text   NOT NULL, -- the customer-safe code that was shown
     mailbox    bytea,           -- keyed hash of the normalised mailbox that it went to
+    new_mailbox boolean NOT NULL, -- that mailbox was unknown before the hour
     read_at    timestamptz,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL
@@ -240,6 +241,7 @@ CREATE INDEX notifications_held ON notifications (due_at) WHERE status = 'held';
 CREATE INDEX notifications_owner ON notifications (owner) WHERE owner <> 0;
 CREATE INDEX notifications_inbox ON notifications (customer, created_at DESC, id DESC) WHERE channel = 'inbox' AND customer <> '';
 CREATE INDEX notifications_mailbox ON notifications (mailbox, sent_at) WHERE mailbox IS NOT NULL;
+CREATE INDEX notifications_sent ON notifications (sent_at) WHERE sent_at IS NOT NULL AND channel = 'email';
 
 -- What the provider's customer events or API say of a customer: the highest (record_created, record_event) wins.
 CREATE TABLE customers (

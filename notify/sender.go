@@ -28,11 +28,11 @@ type Config struct {
 	Reminders []time.Duration
 	AtMost    bool // MAIL_DELIVERY=at-most-once
 
-	// Mails to one normalised mailbox in 24 hours and 7 days, and to one payment for ever; -1: no limit.
-	PerMailbox24h, PerMailbox7d, PerPayment int
+	Limits Limits
 
-	DefaultLocale string
-	Metrics       prometheus.Registerer
+	DefaultLocale  string
+	AccountLocales map[string]string // the default of a connected account, by acct_…
+	Metrics        prometheus.Registerer
 }
 
 // Sender sends mails that are due. Any number of processes may have one: which of them sends a mail is decided by the
@@ -46,6 +46,9 @@ type Sender struct {
 	pausedUntil time.Time
 	refusals    int // mails refused one after another
 }
+
+// templateFirst names a payment's first mail; all others are reminders.
+const templateFirst = "first"
 
 const (
 	streamRetry    = 15 * time.Second // while the customer is at the checkout page
@@ -140,7 +143,7 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 		return 0, err
 	}
 	s.tell(n, claimed, outcome, settled)
-	if settled && n.Status == store.Sent && n.Template == "first" {
+	if settled && n.Status == store.Sent && n.Template == templateFirst {
 		return 0, s.remind(settleCtx, n)
 	}
 	return 0, nil
@@ -172,16 +175,22 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		return end(store.Suppressed, "invalid_address")
 	}
 	n.Mailbox = s.Store.HashMailbox(mailbox)
-	day, week, suppressed, err := s.Store.MailboxUse(ctx, n.Mailbox, now.Add(-24*time.Hour), now.Add(-7*24*time.Hour))
-	switch {
-	case err != nil:
+	var status, reason string
+	err = s.Store.Budget(ctx, owner.Number, &n, func(u store.Use) bool {
+		status, reason = s.Limits.judge(u, n.Template == templateFirst)
+		return status == ""
+	})
+	if err != nil {
 		return n, false, outcome, err
-	case suppressed != "":
-		return end(store.Suppressed, suppressed)
-	case over(day, s.PerMailbox24h), over(week, s.PerMailbox7d):
-		return end(store.Suppressed, "mailbox_limit")
 	}
-	n.Locale = decline.MatchLocale(cmp.Or(to.Locale, n.Locale), s.DefaultLocale)
+	if status != "" {
+		n.Mailbox = nil
+		if status == store.Held {
+			s.Log.Error("sending.limited", zap.String("limit", reason), zap.String("notification", n.ID))
+		}
+		return end(status, reason)
+	}
+	n.Locale = decline.MatchLocale(cmp.Or(to.Locale, n.Locale), s.AccountLocales[n.Account], s.DefaultLocale)
 	token, err := s.Store.NewLink(ctx, n.ID, now.Add(linkLife))
 	if err != nil {
 		return n, false, outcome, err
@@ -199,8 +208,6 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	later = s.judge(&n, outcome)
 	return n, later, outcome, nil
 }
-
-func over(count, limit int) bool { return limit >= 0 && count >= limit }
 
 // judge turns an outcome into the notification's next state, and tells whether it is to be tried again at DueAt.
 func (s *Sender) judge(n *store.Notification, o Outcome) (later bool) {
@@ -239,7 +246,7 @@ func (s *Sender) judge(n *store.Notification, o Outcome) (later bool) {
 	case Deferred, Abandoned:
 	}
 	n.Status, n.Reason, n.DueAt = store.Held, "", now.Add(backoff(n.Tries))
-	n.Mailbox = nil
+	n.Mailbox, n.NewMailbox = nil, false
 	return true
 }
 
@@ -260,9 +267,6 @@ func (s *Sender) paused() time.Duration {
 func (s *Sender) remind(ctx context.Context, first store.Notification) error {
 	var reminders []store.Notification
 	for i, after := range s.Reminders {
-		if over(i+1, s.PerPayment) {
-			break
-		}
 		n := first
 		n.Template = fmt.Sprintf("reminder_%d", i+1)
 		n.ID = s.Store.NotificationID(n.PaymentKey, store.ChannelEmail, n.Template, "")

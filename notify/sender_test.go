@@ -97,7 +97,8 @@ func (b *bench) sender(t *testing.T, change ...func(*Config)) *Sender {
 	b.logs = logs
 	c := Config{
 		Store: b.store, Mailer: b.post, Log: zap.New(core), PublicURL: "https://rebound.test", MaxAge: 24 * time.Hour,
-		PerMailbox24h: 2, PerMailbox7d: 4, PerPayment: 4, DefaultLocale: "en", Metrics: prometheus.NewRegistry(),
+		Limits:        Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000},
+		DefaultLocale: "en", Metrics: prometheus.NewRegistry(),
 	}
 	for _, f := range change {
 		f(&c)

@@ -86,7 +86,9 @@ func (w *watch) failed(ctx context.Context, err error) {
 // Wake makes jobs for held mails whose reason has gone, and ends those held for too long.
 func (s *Sender) Wake(ctx context.Context) error {
 	if s.Mailer != nil {
-		if _, err := s.Store.WakeHeld(ctx, []string{store.ReasonNoAddress, store.ReasonSMTPNotConfigured}); err != nil {
+		if _, err := s.Store.WakeHeld(ctx, []string{
+			store.ReasonNoAddress, store.ReasonSMTPNotConfigured, store.ReasonMailStorm, store.ReasonDailyLimit,
+		}); err != nil {
 			return err
 		}
 	}

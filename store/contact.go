@@ -173,6 +173,8 @@ func firstOf(to *string, values ...string) {
 const (
 	ReasonNoAddress         = "no_address"
 	ReasonSMTPNotConfigured = "smtp_not_configured"
+	ReasonMailStorm         = "mail_storm"  // too many unknown mailboxes in an hour
+	ReasonDailyLimit        = "daily_limit" // too many mails in a day
 )
 
 // WakeHeld inserts a job for every mail that is due, unclaimed and held for one of the reasons, where that reason may be
@@ -187,7 +189,7 @@ func (s *Store) WakeHeld(ctx context.Context, reasons []string) (int, error) {
 				AND c.livemode = n.livemode AND c.contact IS NOT NULL)
 			OR EXISTS (SELECT 1 FROM facts f WHERE f.payment_id = n.payment_id AND f.source = n.source AND f.account = n.account
 				AND f.livemode = n.livemode AND f.contact IS NOT NULL))
-		ORDER BY n.due_at LIMIT 1000`, s.Now(), reasons, ReasonNoAddress)
+		ORDER BY n.due_at LIMIT 200`, s.Now(), reasons, ReasonNoAddress)
 	if err != nil {
 		return 0, fmt.Errorf("looking for held mails: %w", err)
 	}

@@ -289,7 +289,7 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	if len(c.Notifications) > 0 {
 		// What is claimed or over is out of reach: only its sender may still change it.
 		b.Queue(notificationTable.insert(`ON CONFLICT (id) DO UPDATE SET `+
-			notificationTable.excluded("id", "owner", "tries", "message_id", "mailbox", "read_at", "created_at")+`
+			notificationTable.excluded("id", "owner", "tries", "message_id", "mailbox", "new_mailbox", "read_at", "created_at")+`
 			WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`),
 			notificationTable.arrays(c.Notifications)...)
 	}

@@ -121,8 +121,8 @@ func (s *Store) Settle(ctx context.Context, owner int64, n Notification, later b
 	var settled bool
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE notifications SET status = $3, reason = $4, due_at = $5, sent_at = $6, locale = $7, mailbox = $8,
-			owner = 0, updated_at = $9 WHERE id = $1 AND owner = $2`,
-			n.ID, owner, n.Status, n.Reason, n.DueAt, n.SentAt, n.Locale, n.Mailbox, s.Now())
+			new_mailbox = $9, owner = 0, updated_at = $10 WHERE id = $1 AND owner = $2`,
+			n.ID, owner, n.Status, n.Reason, n.DueAt, n.SentAt, n.Locale, n.Mailbox, n.NewMailbox, s.Now())
 		if err != nil {
 			return err
 		}
@@ -178,17 +178,6 @@ func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (int64, er
 		return 0, fmt.Errorf("expiring held mails: %w", err)
 	}
 	return tag.RowsAffected(), nil
-}
-
-// MailboxUse counts the mails that went to a mailbox since each of the times, and tells why it is suppressed, if it is.
-func (s *Store) MailboxUse(ctx context.Context, mailbox []byte, since1, since2 time.Time) (n1, n2 int, suppressed string, err error) {
-	err = s.pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE sent_at > $2), count(*) FILTER (WHERE sent_at > $3),
-		coalesce((SELECT reason FROM suppressions WHERE mailbox = $1), '')
-		FROM notifications WHERE mailbox = $1 AND sent_at > LEAST($2, $3)`, mailbox, since1, since2).Scan(&n1, &n2, &suppressed)
-	if err != nil {
-		return 0, 0, "", fmt.Errorf("counting the mails of a mailbox: %w", err)
-	}
-	return n1, n2, suppressed, nil
 }
 
 // Suppress stops all mail to a mailbox.

@@ -41,7 +41,7 @@ type ledgerTry struct {
 
 func (t ledgerTry) try() decline.Try {
 	return decline.Try{
-		ID: t.ID, PaymentID: t.PaymentID, At: t.OccurredAt, Card: cmp.Or(t.Fingerprint, t.MethodID), MethodID: t.MethodID,
+		ID: t.ID, PaymentID: t.PaymentID, At: t.OccurredAt.UTC(), Card: cmp.Or(t.Fingerprint, t.MethodID), MethodID: t.MethodID,
 		Amount: t.Amount, Currency: t.Currency, By: decline.InitiatorOf(t.Presence), Network: cmp.Or(t.Network, t.Brand), Country: t.Country,
 		Code: t.Code, DeclineCode: t.DeclineCode, ErrorCode: t.ErrorCode, FailureCode: t.FailureCode,
 		NetworkDeclineCode: t.NetworkDeclineCode, NetworkAdviceCode: t.NetworkAdviceCode,
@@ -212,5 +212,5 @@ func reach(rows []ledgerTry, n int) (oldest time.Time) {
 			oldest = row.OccurredAt
 		}
 	}
-	return oldest
+	return oldest.UTC()
 }

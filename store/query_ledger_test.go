@@ -140,6 +140,8 @@ func TestTheLedgerIsReadByItsIndexes(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(ctx) })
 	fill(t, conn, 20_000)
+	_, err = conn.Exec(ctx, `UPDATE attempts SET fingerprint = 'fp_' || charge, network_decline_code = '51', network = 'visa' WHERE charge > 'ch_3'`)
+	require.NoError(t, err)
 	sql, args := store.CardUsesSQL([]store.Attempt{declined("a"), declined("b")}, ledgerNow)
 	for _, state := range []struct{ name, sql string }{
 		{"with statistics", "ANALYZE attempts"},

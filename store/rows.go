@@ -258,9 +258,11 @@ type Notification struct {
 	Locale    string     `db:"locale"`
 	ShownCode string     `db:"shown_code"`
 	Mailbox   []byte     `db:"mailbox"`
-	ReadAt    *time.Time `db:"read_at"`
-	CreatedAt time.Time  `db:"created_at"`
-	UpdatedAt time.Time  `db:"updated_at"`
+	// NewMailbox: the mailbox was unknown before the hour in which it was written to.
+	NewMailbox bool       `db:"new_mailbox"`
+	ReadAt     *time.Time `db:"read_at"`
+	CreatedAt  time.Time  `db:"created_at"`
+	UpdatedAt  time.Time  `db:"updated_at"`
 }
 
 // Customer is what a provider says of a customer, by event or by API.

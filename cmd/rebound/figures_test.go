@@ -185,6 +185,7 @@ type arena struct {
 	t   *testing.T
 	pg  *localpg.Server
 	dsn string
+	key string // ENCRYPTION_KEY: the same for every start on this database
 }
 
 func newArena(t *testing.T) *arena {
@@ -198,7 +199,7 @@ func newArena(t *testing.T) *arena {
 		_ = pg.Stop(context.Background())
 		_ = os.RemoveAll(dir)
 	})
-	a := &arena{t: t, pg: pg, dsn: pg.DSN("postgres")}
+	a := &arena{t: t, pg: pg, dsn: pg.DSN("postgres"), key: newKey()}
 	require.NoError(t, store.Migrate(context.Background(), a.dsn))
 	a.exec(naiveSchema)
 	return a
@@ -221,17 +222,37 @@ func (a *arena) enter(name string, env ...string) (address string, pid int, leav
 	cmd.Stderr = log
 	switch name {
 	case "rebound":
-		cmd.Env = append(serveEnv(a.dsn, newKey(), nil, setting{"NOTIFY_HOLD", "24h"}, setting{"NOTIFY_HOLD_WEAK", "24h"}, setting{"LOG_LEVEL", "warn"}), asProgram+"=yes", "REBOUND_FIGURES_ANNOUNCE=yes")
+		// Info lines go to a log collector in production; here its cost would be the generator's.
+		address = freeAddress(a.t)
+		cmd.Env = append(serveEnv(a.dsn, a.key, nil, setting{"NOTIFY_HOLD", "24h"}, setting{"NOTIFY_HOLD_WEAK", "24h"},
+			setting{"LOG_LEVEL", "warn"}, setting{"LISTEN_ADDR", address}), asProgram+"=yes")
 	default:
 		cmd.Env = append(os.Environ(), contestant+"="+name, "DATABASE_URL="+a.dsn)
 	}
 	cmd.Env = append(cmd.Env, env...)
 	require.NoError(a.t, cmd.Start())
-	line := log.wait(a.t, "server.listening")
-	return line["listen_addr"].(string), cmd.Process.Pid, func() {
+	if address == "" {
+		address = log.wait(a.t, "server.listening")["listen_addr"].(string)
+	}
+	require.Eventually(a.t, func() bool {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}, time.Minute, 50*time.Millisecond)
+	return address, cmd.Process.Pid, func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
 	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // requests are signed requests, ready to be written to a connection.

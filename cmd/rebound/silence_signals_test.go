@@ -178,7 +178,7 @@ type scene struct {
 	name     string
 	facts    []store.Fact
 	late     time.Duration // how late they are received
-	thorough bool          // with all companions
+	thorough bool          // beside every companion, in every order, and in each event alone
 }
 
 // afterwards are events that may follow.
@@ -285,7 +285,7 @@ func frameBodies(metadata, agreement string) [][]byte {
 
 func frameScene(t *testing.T, name, metadata, agreement string) scene {
 	t.Helper()
-	sc := scene{name: name}
+	sc := scene{name: name, thorough: name == "frame"}
 	for _, body := range frameBodies(metadata, agreement) {
 		sc.facts = append(sc.facts, decoded(t, "frame", body))
 	}

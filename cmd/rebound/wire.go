@@ -120,8 +120,15 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 	c := s.config
 	config := notify.Config{
 		Store: s.store, Log: s.log.Named("notify"), PublicURL: c.PublicURL, MaxAge: c.NotifyMaxAge, Reminders: c.Reminders,
-		AtMost: c.MailDelivery == "at-most-once", PerMailbox24h: c.MailPerMailbox24H, PerMailbox7d: c.MailPerMailbox7D,
-		PerPayment: c.MailPerPaymentTotal, DefaultLocale: "en", Metrics: metrics,
+		AtMost: c.MailDelivery == "at-most-once",
+		Limits: notify.Limits{
+			PerPayment24h: c.MailPerPayment24H, PerPayment: c.MailPerPaymentTotal, PerMailbox24h: c.MailPerMailbox24H, PerMailbox7d: c.MailPerMailbox7D,
+			NewMailboxesPerHour: c.MailNewMailboxesPerHour, PerDay: c.MailPerDay,
+		},
+		DefaultLocale: "en", AccountLocales: make(map[string]string, len(c.profiles)), Metrics: metrics,
+	}
+	for account, p := range c.profiles {
+		config.AccountLocales[account] = p.Locale
 	}
 	if c.SMTPURL != "" {
 		m, err := newMailer(c, c.PublicURL)

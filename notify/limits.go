@@ -1,0 +1,35 @@
+package notify
+
+import "rebound/store"
+
+// Limits bound the mails that go out; 0 allows none, -1 is no limit. Basis: judgement, Stripe's four retries, and the
+// bulk-sender marks of the large mailbox providers.
+type Limits struct {
+	PerPayment24h, PerPayment   int // first mail and reminders of one payment
+	PerMailbox24h, PerMailbox7d int // by normalised mailbox, and by customer
+	// NewMailboxesPerHour is the fuse against card testers: mailboxes that nobody knew an hour ago, whole service.
+	NewMailboxesPerHour int
+	// PerDay bounds the whole service. Unknown mailboxes and reminders yield first: known customers' first mails are
+	// counted on their own, so that a storm cannot use up their share.
+	PerDay int
+}
+
+// judge says what a mail over a limit becomes: suppressed over one of its own, held over one of the service, and "" where
+// it may go out.
+func (l Limits) judge(u store.Use, first bool) (status, reason string) {
+	switch {
+	case u.Suppressed != "":
+		return store.Suppressed, u.Suppressed
+	case over(u.PaymentDay, l.PerPayment24h), over(u.PaymentEver, l.PerPayment):
+		return store.Suppressed, "payment_limit"
+	case over(u.MailboxDay, l.PerMailbox24h), over(u.MailboxWeek, l.PerMailbox7d):
+		return store.Suppressed, "mailbox_limit"
+	case !u.Known && over(u.NewMailboxesHour, l.NewMailboxesPerHour):
+		return store.Held, store.ReasonMailStorm
+	case u.Known && first && over(u.KnownDay, l.PerDay), !(u.Known && first) && over(u.AllDay, l.PerDay):
+		return store.Held, store.ReasonDailyLimit
+	}
+	return "", ""
+}
+
+func over(count, limit int) bool { return limit >= 0 && count >= limit }

@@ -1,0 +1,76 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// budgetLock is the advisory lock under which mails are counted: two senders must not both take the last place.
+const budgetLock = 0x62756467
+
+// Use is what has been sent, or is being sent, that a mail's limits count. A day is 24 hours, a week seven days, an hour
+// sixty minutes, all before now.
+type Use struct {
+	PaymentDay, PaymentEver int  // mails of this payment
+	MailboxDay, MailboxWeek int  // mails to the mailbox, or to the customer where those are more
+	NewMailboxesHour        int  // mails to mailboxes that were unknown before their hour, whole service
+	AllDay, KnownDay        int  // mails, and those of them to known mailboxes, whole service
+	Known                   bool // this mailbox or its customer was known before the hour
+	Suppressed              string
+}
+
+// Budget counts, under one lock over all replicas, what the limits of a claimed mail rest on, asks allow, and books the
+// mail before the lock is given up when allow says so.
+func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow func(Use) bool) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(budgetLock)); err != nil {
+			return err
+		}
+		now := s.Now()
+		hour, day, week := now.Add(-time.Hour), now.Add(-24*time.Hour), now.Add(-7*24*time.Hour)
+		var u Use
+		// A mail that another process has booked and not yet settled counts as sent now.
+		err := tx.QueryRow(ctx, `WITH mails AS (
+				SELECT n.* FROM notifications n WHERE n.channel = 'email' AND n.sent_at > $6
+				UNION ALL
+				SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
+			)
+			SELECT
+				(SELECT count(*) FROM notifications p WHERE p.payment_id = $2 AND p.source = $3 AND p.account = $4 AND p.livemode = $5
+					AND p.channel = 'email' AND p.sent_at > $6),
+				(SELECT count(*) FROM notifications p WHERE p.payment_id = $2 AND p.source = $3 AND p.account = $4 AND p.livemode = $5
+					AND p.channel = 'email' AND p.sent_at IS NOT NULL),
+				GREATEST(count(*) FILTER (WHERE mailbox = $8),
+					count(*) FILTER (WHERE customer = $9 AND $9 <> '' AND source = $3 AND account = $4 AND livemode = $5)),
+				GREATEST((SELECT count(*) FROM notifications w WHERE w.mailbox = $8 AND w.sent_at > $7),
+					(SELECT count(*) FROM notifications w WHERE w.customer = $9 AND $9 <> '' AND w.channel = 'email' AND w.sent_at > $7
+						AND w.source = $3 AND w.account = $4 AND w.livemode = $5)),
+				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR sent_at > $10)),
+				count(*), count(*) FILTER (WHERE NOT new_mailbox),
+				EXISTS (SELECT 1 FROM notifications o WHERE o.mailbox = $8 AND o.sent_at <= $10)
+					OR EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5)
+					OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5 AND c.record_created <= $11)
+					OR EXISTS (SELECT 1 FROM payments o WHERE o.customer = $9 AND $9 <> '' AND o.source = $3 AND o.account = $4 AND o.livemode = $5
+						AND o.succeeded_created > 0 AND o.succeeded_created <= $11),
+				coalesce((SELECT reason FROM suppressions WHERE mailbox = $8), '')
+			FROM mails`,
+			n.ID, n.PaymentID, n.Source, n.Account, n.Livemode, day, week, n.Mailbox, n.Customer, hour, hour.Unix()).Scan(
+			&u.PaymentDay, &u.PaymentEver, &u.MailboxDay, &u.MailboxWeek, &u.NewMailboxesHour, &u.AllDay, &u.KnownDay, &u.Known, &u.Suppressed)
+		if err != nil {
+			return err
+		}
+		n.NewMailbox = !u.Known
+		if !allow(u) {
+			return nil
+		}
+		_, err = tx.Exec(ctx, `UPDATE notifications SET mailbox = $3, new_mailbox = $4 WHERE id = $1 AND owner = $2`, n.ID, owner, n.Mailbox, n.NewMailbox)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("counting the mails before mail %s: %w", n.ID, err)
+	}
+	return nil
+}
