@@ -75,7 +75,11 @@ func kindOf(f Fact) eventKind {
 	if f.Object == objectPayout {
 		return kindOther
 	}
-	return kinds[decline.Source(f.Source)][f.EventType]
+	kind := kinds[decline.Source(f.Source)][f.EventType]
+	if kind == kindOther && isFrame(f) && f.Status == "fraud_declined" {
+		return kindIntentFailed // whatever the event is called, the payment was refused
+	}
+	return kind
 }
 
 func isFrame(f Fact) bool { return f.Source == string(decline.Frame) }
@@ -102,6 +106,7 @@ type attempt struct {
 // of facts: their order, and which of them came first, do not matter (but for ReceivedAt, which is a fact itself).
 func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Rules) Derived {
 	facts = inOrder(facts)
+	markFraud(facts)
 	d := Derived{Payment: store.Payment{PaymentKey: k}, invoiceUnsaid: invoiceUnsaid(facts)}
 	d.Payment.Status = state(facts)
 	describe(&d.Payment, facts)
@@ -296,6 +301,31 @@ func wrapped(charges map[string]Fact, facts []Fact) string {
 		}
 	}
 	return "pm:intent"
+}
+
+// wrappedSuccess is the same for a success: a transfer and its charge tell of one.
+func wrappedSuccess(facts []Fact) string {
+	for _, f := range facts {
+		if kindOf(f) == kindSucceeded && f.Charge != "" {
+			return f.Charge
+		}
+	}
+	return "pm:success"
+}
+
+// markFraud gives every failure of a Frame payment the fraud status that any of its facts carries: discretion is a join.
+func markFraud(facts []Fact) {
+	for _, f := range facts {
+		if !isFrame(f) || !strings.HasPrefix(f.Status, "fraud") {
+			continue
+		}
+		for i := range facts {
+			if !strings.HasPrefix(facts[i].Status, "fraud") {
+				facts[i].Status = f.Status
+			}
+		}
+		return
+	}
 }
 
 func rank(f Fact) int {
@@ -494,6 +524,9 @@ func succeededAttempts(k PaymentKey, facts []Fact) []store.Attempt {
 	for _, f := range facts {
 		if kindOf(f) == kindSucceeded {
 			key := cmp.Or(f.Charge, f.LatestCharge, f.ObjectID)
+			if isFrame(f) && f.Charge == "" {
+				key = wrappedSuccess(facts)
+			}
 			byKey[key] = append(byKey[key], f)
 		}
 	}
@@ -504,8 +537,8 @@ func succeededAttempts(k PaymentKey, facts []Fact) []store.Attempt {
 		})
 		row := store.Attempt{PaymentKey: k, AttemptKey: key, Result: AttemptSucceeded}
 		fill(&row, of)
-		if key == k.PaymentID && strings.HasPrefix(key, "pi_") {
-			row.Charge = ""
+		if row.Charge == key && of[0].Charge == "" && of[0].LatestCharge == "" {
+			row.Charge = "" // the key is the intent's own id, or stands for a charge that nobody named
 		}
 		attempts = append(attempts, row)
 	}

@@ -24,7 +24,7 @@ const freshMethod = 10 * 60 // seconds
 // bankDebits fail days after the customer has gone.
 var bankDebits = map[string]bool{
 	"acss_debit": true, "au_becs_debit": true, "bacs_debit": true, "nz_bank_account": true, "sepa_debit": true,
-	"us_bank_account": true, "ach_debit": true, "bank_account": true, "ach_credit_transfer": true,
+	"us_bank_account": true, "ach": true, "ach_debit": true, "bank_account": true, "ach_credit_transfer": true,
 }
 
 // mandateCodes say that a recurring authority failed, which only happens where the merchant charged on its own.

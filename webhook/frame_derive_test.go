@@ -99,7 +99,7 @@ func TestEverythingFrameSaysOfOnePaymentIsOneFailureAndOneSuccess(t *testing.T) 
 	successes := frameSuccesses(t)
 	bodies := [][]byte{
 		[]byte(frameCharge), []byte(frameTransfer), []byte(frameIntent),
-		successes["charge.succeeded"], successes["charge_intent.succeeded"],
+		successes["charge.succeeded"], successes["charge_intent.succeeded"], successes["transfer.succeeded"],
 	}
 	arrangements(len(bodies), func(order []int) {
 		if len(order) < len(bodies) {

@@ -104,7 +104,7 @@ func prefixed(s string) bool {
 	return true
 }
 
-// uuid says that s has the form of one: about one in 3,000 holds what could be a card number.
+// uuid says that s has the form of one. One in 440 random UUIDs holds what could be a card number.
 func uuid(s string) bool {
 	if len(s) != 36 {
 		return false
