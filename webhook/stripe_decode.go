@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -97,7 +96,7 @@ func DecodeStripe(body []byte, opts DecodeOptions) (handler.Delivery, Outcome, e
 	if out.Reason != "" {
 		out.Use = Quarantined
 		return handler.Delivery{Quarantine: &handler.Quarantined{
-			Source: sourceStripe, EventID: e.id, EventType: e.eventType, Reason: out.Reason, Body: bytes.Clone(body),
+			Source: sourceStripe, EventID: e.id, EventType: e.eventType, Reason: out.Reason, Body: withoutSecrets(body),
 		}}, out, nil
 	}
 
