@@ -7,6 +7,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"rebound/decline"
 	"rebound/store"
 )
 
@@ -46,6 +47,9 @@ func (s *server) listFailures(c echo.Context) error {
 	if err != nil {
 		return cursorFault(err)
 	}
+	if _, err := s.advise(c.Request().Context(), page); err != nil {
+		return err
+	}
 	data := make([]failureJSON, len(page))
 	for i, f := range page {
 		data[i] = failureOf(f, locale)
@@ -75,25 +79,34 @@ func (s *server) getFailure(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, failureOf(f, locale))
+	one := []store.Failure{f}
+	if _, err := s.advise(c.Request().Context(), one); err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, failureOf(one[0], locale))
 }
 
-func (s *server) payment(c echo.Context, p *params) (store.PaymentHistory, error) {
+// payment reads a payment, and what its attempts leave to try, by attempt.
+func (s *server) payment(c echo.Context, p *params) (h store.PaymentHistory, decisions []decline.Decision, err error) {
 	w, source := s.within(c, p), p.oneOf("source", sources)
 	if err := p.done(); err != nil {
-		return store.PaymentHistory{}, err
+		return h, nil, err
 	}
 	id, err := pathID(c, "payment_id")
 	if err != nil {
-		return store.PaymentHistory{}, err
+		return h, nil, err
 	}
-	return s.Store.FindPayment(c.Request().Context(), id, source, w)
+	if h, err = s.Store.FindPayment(c.Request().Context(), id, source, w); err != nil {
+		return h, nil, err
+	}
+	decisions, err = s.advise(c.Request().Context(), h.Attempts)
+	return h, decisions, err
 }
 
 func (s *server) getPayment(c echo.Context) error {
 	p := query(c, "source", "account", "livemode", "locale")
 	locale := p.text("locale")
-	h, err := s.payment(c, p)
+	h, _, err := s.payment(c, p)
 	if err != nil {
 		return err
 	}
@@ -101,11 +114,11 @@ func (s *server) getPayment(c echo.Context) error {
 }
 
 func (s *server) getRetryDecision(c echo.Context) error {
-	h, err := s.payment(c, query(c, "source", "account", "livemode"))
+	h, decisions, err := s.payment(c, query(c, "source", "account", "livemode"))
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, retryDecisionOf(h, s.Now()))
+	return c.JSON(http.StatusOK, retryDecisionOf(h, decisions))
 }
 
 func (s *server) listInbox(c echo.Context) error {

@@ -339,7 +339,15 @@ func (s *server) failurePage(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	v := historyView{Failure: s.viewOf(f), Opinions: s.opinions(f.Attempt), Payment: paymentOf(h, ""), Decision: retryDecisionOf(h, s.Now())}
+	opinions, one := s.opinions(f.Attempt), []store.Failure{f}
+	if _, err := s.advise(ctx, one); err != nil {
+		return err
+	}
+	decisions, err := s.advise(ctx, h.Attempts)
+	if err != nil {
+		return err
+	}
+	v := historyView{Failure: s.viewOf(one[0]), Opinions: opinions, Payment: paymentOf(h, ""), Decision: retryDecisionOf(h, decisions)}
 	public := publicOf(f.PublicCode, f.PublicNextStep, f.PublicField, f.PublicRetry)
 	v.Public = publicView{NextStep: string(public.NextStep), Field: string(public.Field), RetrySame: public.RetrySameMethod}
 	for _, a := range h.Attempts {

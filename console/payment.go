@@ -137,50 +137,43 @@ type retryDecision struct {
 	Livemode      bool       `json:"livemode"`
 	PaymentStatus string     `json:"payment_status"`
 	Failure       *string    `json:"failure"`       // the newest failed attempt
-	RetryAllowed  bool       `json:"retry_allowed"` // now, with the same payment method, without the customer
+	Allowed       bool       `json:"allowed"`       // now, with the same payment method, without the customer
+	RetryAllowed  bool       `json:"retry_allowed"` // the same
 	Verdict       string     `json:"verdict"`
 	NotBefore     *time.Time `json:"not_before"`
 	LimitedBy     *string    `json:"limited_by"` // the rule; a payment's own state as payment:recovered, …
 	DecidedBy     *string    `json:"decided_by"`
 	AttemptsUsed  int64      `json:"attempts_used"`
 	AttemptsLeft  int64      `json:"attempts_left"`
+	Rules         []ruleJSON `json:"rules"` // every limit that was looked at
 }
 
-// laterWait is what "later" means where no rule gives a time: a day, the commonest of the waits that rules do give.
-const laterWait = 24 * time.Hour
-
-// retryDecisionOf reads the newest failed attempt's retry members. A payment that no longer fails is not to be tried
-// again, whatever they say.
-func retryDecisionOf(h store.PaymentHistory, now time.Time) retryDecision {
+// retryDecisionOf reads the newest failed attempt's decision; decisions are by attempt. A payment that no longer fails is
+// not to be tried again, whatever they say.
+func retryDecisionOf(h store.PaymentHistory, decisions []decline.Decision) retryDecision {
 	p := h.Payment
 	d := retryDecision{Object: "retry_decision", PaymentID: p.PaymentID, Source: p.Source, Account: text(p.Account), Livemode: p.Livemode,
-		PaymentStatus: p.Status, Verdict: string(decline.RetryNever)}
-	var newest *store.Failure
+		PaymentStatus: p.Status, Verdict: string(decline.RetryNever), LimitedBy: text("payment:" + p.Status), Rules: []ruleJSON{}}
+	newest := -1
 	for i := range h.Attempts {
 		if h.Attempts[i].Result == "failed" {
-			newest = &h.Attempts[i]
+			newest = i
 		}
 	}
-	if newest == nil {
-		newest = &store.Failure{}
-	} else {
-		d.Failure, d.DecidedBy = text(newest.ID), text(newest.DecidedBy)
-		d.Verdict, d.NotBefore, d.LimitedBy = newest.RetryVerdict, moment(newest.RetryNotBefore), text(newest.RetryLimitedBy)
-		d.AttemptsUsed, d.AttemptsLeft = newest.AttemptsUsed, newest.AttemptsLeft
-	}
-	if p.Status != "failing" || d.Failure == nil {
-		d.Verdict, d.NotBefore, d.LimitedBy = string(decline.RetryNever), nil, text("payment:"+p.Status)
+	if newest < 0 {
 		return d
 	}
-	switch decline.RetryVerdict(d.Verdict) {
-	case decline.RetryLater:
-		if d.NotBefore == nil {
-			d.NotBefore = moment(new(newest.OccurredAt.Add(laterWait)))
-			d.LimitedBy = text(cmp.Or(newest.RetryLimitedBy, "rebound:default_wait"))
-		}
-		fallthrough
-	case decline.RetryNow:
-		d.RetryAllowed = d.NotBefore == nil || !d.NotBefore.After(now)
+	f, advice := h.Attempts[newest], decisions[newest]
+	d.Failure, d.DecidedBy, d.Rules = text(f.ID), text(f.DecidedBy), rulesOf(advice)
+	d.AttemptsUsed, d.AttemptsLeft = int64(advice.AttemptsUsed), int64(advice.AttemptsLeft)
+	if p.Status != "failing" {
+		return d
+	}
+	d.Allowed, d.RetryAllowed = advice.Allowed, advice.Allowed
+	d.Verdict, d.NotBefore, d.LimitedBy = string(advice.Verdict), momentOf(advice.NotBefore), text(advice.LimitedBy)
+	if advice.Verdict == decline.RetryLater && (advice.NotBefore.IsZero() || !advice.Allowed && advice.From.After(advice.NotBefore)) {
+		d.NotBefore = momentOf(advice.From)
+		d.LimitedBy = text(cmp.Or(advice.LimitedBy, "rebound:default_wait"))
 	}
 	return d
 }

@@ -87,15 +87,29 @@ func (p Policy) notice(d Derived, a *attempt, channel, template, scope string, n
 	return n
 }
 
+// end is why nothing more is said of the payment; "" while it goes on.
+func (d Derived) end() string {
+	switch {
+	case d.Payment.Status == Recovered:
+		return ReasonRecovered
+	case d.Payment.Status == Canceled:
+		return ReasonPaymentCanceled
+	case d.settled:
+		return ReasonSuperseded
+	}
+	return ""
+}
+
 // checkoutNotice is the message on the page where the customer is. It is out at commit: whoever has a stream open gets
 // it, and a late stream gets the current state first.
 func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notification {
 	n := p.notice(d, a, store.ChannelCheckout, TemplateAttempt, a.key, now)
+	n.DueAt = a.row.ReceivedAt
 	if d.Payment.Livemode != p.Livemode {
 		n.Status, n.Reason = store.Suppressed, ReasonWrongMode
 		return n
 	}
-	n.Status, n.DueAt, n.ShownCode = store.Sent, a.row.ReceivedAt, "" // the stream writes down what it has shown
+	n.Status, n.ShownCode = store.Sent, "" // the stream writes down what it has shown
 	n.SentAt = &n.DueAt
 	return n
 }
@@ -108,9 +122,9 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 	}
 	n := p.notice(d, a, store.ChannelInbox, TemplateFirst, "", now)
 	n.DueAt = *d.Payment.FailedReceivedAt
-	switch d.Payment.Status {
-	case Recovered, Canceled:
-		n.Status, n.Reason = store.Canceled, endReason(d.Payment.Status)
+	switch end := d.end(); {
+	case end != "":
+		n.Status, n.Reason = store.Canceled, end
 	default:
 		n.Status, n.SentAt = store.Delivered, &n.DueAt
 	}
@@ -128,8 +142,8 @@ func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 		return n
 	}
 	switch {
-	case pay.Status == Recovered, pay.Status == Canceled:
-		return is(store.Canceled, endReason(pay.Status))
+	case d.end() != "":
+		return is(store.Canceled, d.end())
 	case pay.Livemode != p.Livemode:
 		return is(store.Suppressed, ReasonWrongMode)
 	case a.verdict.NoContact:
@@ -142,7 +156,7 @@ func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 		return is(store.Suppressed, ReasonStripeBilling)
 	case pay.Account != "" && !p.Profiles[pay.Account]:
 		return is(store.Suppressed, ReasonNoProfile)
-	case first.Sub(time.Unix(pay.FailedCreated, 0)) > p.MaxAge:
+	case row.ReceivedAt.Sub(row.OccurredAt) > p.MaxAge:
 		return is(store.Suppressed, ReasonTooOld)
 	case pay.Customer == "" && !(row.Presence == OffSession && bankDebits[row.MethodType]):
 		return is(store.Suppressed, ReasonGuest)

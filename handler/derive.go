@@ -91,6 +91,7 @@ type Derived struct {
 	Failed   []*attempt      // the failed ones, oldest first
 
 	invoiceUnsaid bool // nothing yet tells whether the payment belongs to an invoice
+	settled       bool // its invoice was paid, voided or given up
 }
 
 // attempt is a failed attempt with the facts that report it.
@@ -108,6 +109,7 @@ func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Ru
 	facts = inOrder(facts)
 	markFraud(facts)
 	d := Derived{Payment: store.Payment{PaymentKey: k}, invoiceUnsaid: invoiceUnsaid(facts)}
+	d.settled = invoice != nil && invoice.SettledCreated > 0
 	d.Payment.Status = state(facts)
 	describe(&d.Payment, facts)
 	attempts := failedAttempts(facts)

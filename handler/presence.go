@@ -106,7 +106,7 @@ func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) 
 		return says(OnSession, "requires_action", "strong")
 	case code("payment_method_customer_decline"), any(func(f Fact) bool { return strings.HasSuffix(f.ErrorCode, "_attempt_expired") }):
 		return says(OnSession, "redirect_left", "strong")
-	case any(func(f Fact) bool { return strings.HasPrefix(f.OrderReference, "cs_") }):
+	case strings.HasPrefix(orderReference(all), "cs_"):
 		return says(OnSession, "checkout_session", "strong")
 	}
 	// 5.
@@ -155,6 +155,15 @@ func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) 
 		return says(OffSession, "saved_method", "weak")
 	}
 	return Unseen, nil
+}
+
+// orderReference is what the newest event that has one says: it belongs to the payment, not to an attempt.
+func orderReference(all []Fact) string {
+	reference := ""
+	for _, f := range all {
+		set(&reference, f.OrderReference)
+	}
+	return reference
 }
 
 // cvcGiven tells whether a check result shows that a security code was entered in this attempt.

@@ -2,9 +2,11 @@ package handler
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -139,11 +141,22 @@ func (r *Recorder) commitGroup(first *waiting) {
 // commit stores a group and answers each. Rows that Postgres refuses must not fail their neighbours: the group is halved
 // until the one is alone, and that one is kept in quarantine.
 func (r *Recorder) commit(ctx context.Context, group []*waiting) {
-	err := r.store.InIngest(ctx, func(in *store.Ingest) error { return r.record(ctx, in, group) })
+	var recorded []recordedFailure
+	run := func() error {
+		recorded = recorded[:0]
+		return r.store.InIngest(ctx, func(in *store.Ingest) error { return r.record(ctx, in, group, &recorded) })
+	}
+	err := run()
+	if store.IsRetryable(err) {
+		err = run()
+	}
 	switch {
 	case err == nil || !store.IsDataError(err):
 		if err != nil {
 			r.log.Error("recording.failed", zap.Int("deliveries", len(group)), zap.Error(err))
+		}
+		for _, f := range recorded {
+			r.told(f)
 		}
 		for _, w := range group {
 			w.answer <- err
@@ -158,12 +171,18 @@ func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 
 func (r *Recorder) quarantine(ctx context.Context, w *waiting, cause error) {
 	q := Quarantined{Reason: "refused by Postgres"}
-	if len(w.delivery.Facts) > 0 {
-		f := w.delivery.Facts[0]
-		q.Source, q.EventID, q.EventType = f.Source, f.EventID, f.EventType
-	} else if w.delivery.Quarantine != nil {
-		q = *w.delivery.Quarantine
-		q.Body = nil
+	switch d := w.delivery; {
+	case len(d.Facts) > 0:
+		q.Source, q.EventID, q.EventType = d.Facts[0].Source, d.Facts[0].EventID, d.Facts[0].EventType
+	case d.Customer != nil:
+		q.Source, q.EventID, q.EventType = d.Customer.Source, d.Customer.RecordEvent, "customer"
+	case d.Quarantine != nil:
+		q.Source, q.EventID, q.EventType = d.Quarantine.Source, d.Quarantine.EventID, d.Quarantine.EventType
+	}
+	q.Source, q.EventID, q.EventType = storable(q.Source), storable(q.EventID), storable(q.EventType)
+	// The door keeps no bodies; what it made of this one is kept, sealed, so that nothing is lost.
+	if body, err := json.Marshal(w.delivery); err == nil {
+		q.Body = body
 	}
 	r.log.Error("delivery.quarantined", zap.String("event", q.EventID), zap.String("type", q.EventType), zap.Error(cause))
 	w.answer <- r.store.InIngest(ctx, func(in *store.Ingest) error {
@@ -171,8 +190,14 @@ func (r *Recorder) quarantine(ctx context.Context, w *waiting, cause error) {
 	})
 }
 
+// storable makes a text that may be what Postgres refused fit to be stored.
+func storable(s string) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "")
+	return s[:min(len(s), 255)]
+}
+
 // record derives what a group comes to, and saves it.
-func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waiting) error {
+func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waiting, recorded *[]recordedFailure) error {
 	var changes store.Changes
 	var facts []Fact
 	payments, invoices := make(map[PaymentKey]bool), make(map[PaymentKey]bool)
@@ -201,7 +226,7 @@ func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waitin
 		return customerKey(a).Compare(customerKey(b))
 	})
 	if len(facts) > 0 {
-		if err := r.derive(ctx, in, facts, payments, invoices, &changes); err != nil {
+		if err := r.derive(ctx, in, facts, payments, invoices, &changes, recorded); err != nil {
 			return err
 		}
 	}
@@ -211,7 +236,14 @@ func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waitin
 // filedUnderInvoice tells whether a fact is an invoice's own, not a payment's.
 func filedUnderInvoice(f Fact) bool { return f.Object == "invoice" && f.PaymentID == f.Invoice }
 
-func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, payments, invoices map[PaymentKey]bool, changes *store.Changes) error {
+// recordedFailure is a failed attempt that was not known before.
+type recordedFailure struct {
+	attempt      store.Attempt
+	unrecognized bool // the catalog does not know its code
+}
+
+func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, payments, invoices map[PaymentKey]bool,
+	changes *store.Changes, recorded *[]recordedFailure) error {
 	invoiceKeys := slices.Collect(maps.Keys(invoices))
 	linked, err := in.LockInvoices(ctx, invoiceKeys)
 	if err != nil {
@@ -231,12 +263,12 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, p
 	}
 	keys := slices.SortedFunc(maps.Keys(loaded.Payments), PaymentKey.Compare)
 	for _, k := range keys {
-		r.derivePayment(loaded.Payments[k], loaded, changes)
+		r.derivePayment(loaded.Payments[k], loaded, changes, recorded)
 	}
 	return nil
 }
 
-func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, changes *store.Changes) {
+func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, changes *store.Changes, recorded *[]recordedFailure) {
 	now := r.store.Now()
 	k := p.Payment.PaymentKey
 	d := Derive(k, p.Facts, r.invoiceOf(p, loaded), r.policy.Rules)
@@ -261,7 +293,7 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, c
 		kept[a.ID] = true
 		changes.Attempts = append(changes.Attempts, a)
 		if a.Result == AttemptFailed && !known[a.ID] {
-			r.told(a, unrecognized[a.AttemptKey])
+			*recorded = append(*recorded, recordedFailure{a, unrecognized[a.AttemptKey]})
 		}
 	}
 	for _, id := range p.AttemptIDs {
@@ -301,14 +333,11 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		n := &decided[i]
 		old, known := standing[n.ID]
 		delete(standing, n.ID)
-		if known && over(old) {
+		if known && (over(old) || senderDecided(old, *n)) {
 			continue
 		}
-		if known && n.Status == store.Held && n.Reason == "" && old.Status == store.Held && old.Reason == store.ReasonNoAddress {
-			n.Reason = old.Reason // found out when it was due; a new fact does not bring an address by itself
-		}
-		if known && n.Channel == store.ChannelCheckout && n.Status == store.Sent && old.Status == store.Sent {
-			n.ShownCode, n.Locale, n.SentAt = old.ShownCode, old.Locale, old.SentAt // what a page has shown stays on record
+		if known {
+			carry(old, n)
 		}
 		if known && sameNotice(old, *n) {
 			continue
@@ -317,13 +346,14 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		if n.Channel != store.ChannelEmail || n.Status != store.Held {
 			continue
 		}
-		if d.Payment.Status == Failing && (!known || old.Status != store.Held || !old.DueAt.Equal(n.DueAt) || p.Payment.Status != Failing) {
+		held := known && old.Status == store.Held
+		if d.Payment.Status == Failing && (!held || !old.DueAt.Equal(n.DueAt) || p.Payment.Status != Failing) {
 			changes.Jobs = append(changes.Jobs, river.InsertManyParams{
 				Args:       job.DeliverMail{NotificationID: n.ID},
 				InsertOpts: &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: n.DueAt},
 			})
 		}
-		if !known && r.looksUp(d.Payment, loaded) {
+		if !held && r.looksUp(d, loaded) {
 			changes.Jobs = append(changes.Jobs, lookUp(d.Payment))
 		}
 	}
@@ -332,19 +362,44 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		case n.Channel != store.ChannelEmail:
 			// The facts no longer bear it out: a provisional attempt was absorbed, or the evidence changed.
 			changes.StaleNotifications = append(changes.StaleNotifications, n.ID)
-		case n.Status == store.Held && n.Owner == 0 && (d.Payment.Status == Recovered || d.Payment.Status == Canceled):
-			n.Status, n.Reason, n.UpdatedAt = store.Canceled, endReason(d.Payment.Status), now
+		case n.Status == store.Held && n.Owner == 0 && d.end() != "":
+			n.Status, n.Reason, n.UpdatedAt = store.Canceled, d.end(), now
 			changes.Notifications = append(changes.Notifications, n)
 		}
 	}
 }
 
-// endReason is why nothing more is said of a payment that is over.
-func endReason(status string) string {
-	if status == Recovered {
-		return ReasonRecovered
+// carry keeps what was found out outside the facts: why a due mail is still held, and what a page has shown.
+func carry(old store.Notification, n *store.Notification) {
+	switch {
+	case n.Channel == store.ChannelCheckout && n.Status == store.Sent && old.Status == store.Sent:
+		n.ShownCode, n.Locale, n.SentAt = old.ShownCode, old.Locale, old.SentAt
+	case n.Channel == store.ChannelEmail && n.Status == store.Held && n.Reason == "" && old.Status == store.Held:
+		switch old.Reason {
+		case store.ReasonNoAddress, store.ReasonMailStorm, store.ReasonDailyLimit:
+			n.Reason = old.Reason
+		}
 	}
-	return ReasonPaymentCanceled
+}
+
+// senderDecided tells whether a mail was ended when it was due, for a reason that a repeat or a further event of the
+// same payment does not take away.
+func senderDecided(old, n store.Notification) bool {
+	if n.Channel != store.ChannelEmail || n.Status != store.Held {
+		return false
+	}
+	switch old.Status {
+	case store.Canceled:
+		return old.Reason == ReasonSuperseded
+	case store.Suppressed:
+		switch old.Reason {
+		case "unsubscribed", "bounced", "customer_deleted", "invalid_address", "mailbox_limit", "payment_limit":
+			return true
+		case ReasonTooOld, store.ReasonNoAddress, store.ReasonMailStorm, store.ReasonDailyLimit, store.ReasonSMTPNotConfigured:
+			return old.FailureID == n.FailureID // a new failure has a time of its own
+		}
+	}
+	return false
 }
 
 // over tells whether a notification has left the hands of those who decide: claimed, sent or ended.
@@ -364,8 +419,16 @@ func sameNotice(a, b store.Notification) bool {
 		a.ShownCode == b.ShownCode && a.Locale == b.Locale && a.Customer == b.Customer
 }
 
-func (r *Recorder) looksUp(p store.Payment, loaded *store.Loaded) bool {
-	if !r.policy.LooksUp || p.Source != string(decline.Stripe) || p.Customer == "" && p.Invoice == "" {
+// looksUp tells whether the provider's API may know what the events do not say: an address, or whose the payment is.
+func (r *Recorder) looksUp(d Derived, loaded *store.Loaded) bool {
+	p := d.Payment
+	if !r.policy.LooksUp || p.Source != string(decline.Stripe) {
+		return false
+	}
+	if d.invoiceUnsaid && p.PaymentIntent != "" {
+		return true
+	}
+	if p.Customer == "" && p.Invoice == "" {
 		return false
 	}
 	return !loaded.KnownCustomer[PaymentKey{PaymentID: p.Customer, Source: p.Source, Account: p.Account, Livemode: p.Livemode}]
@@ -382,9 +445,10 @@ func lookUp(p store.Payment) river.InsertManyParams {
 }
 
 // told is the one line, and the counts, of a failure that was not known before.
-func (r *Recorder) told(a store.Attempt, unrecognized bool) {
+func (r *Recorder) told(f recordedFailure) {
+	a := f.attempt
 	r.failures.WithLabelValues(a.Source, a.Category, a.Severity).Inc()
-	if unrecognized {
+	if f.unrecognized {
 		r.unknown.WithLabelValues(a.Source).Inc()
 	}
 	r.log.Info("failure.recorded",

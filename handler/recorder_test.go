@@ -278,3 +278,42 @@ func TestTheRecipientIsFoundInTheContractsOrder(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, to.Gone)
 }
+
+func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ set, want string }{
+		"superseded":    {`status = 'canceled', reason = 'superseded'`, "canceled superseded"},
+		"unsubscribed":  {`status = 'suppressed', reason = 'unsubscribed'`, "suppressed unsubscribed"},
+		"mailbox limit": {`status = 'suppressed', reason = 'mailbox_limit'`, "suppressed mailbox_limit"},
+		"too old":       {`status = 'suppressed', reason = 'too_old'`, "suppressed too_old"},
+		"storm":         {`reason = 'mail_storm'`, "held mail_storm"},
+		"not now":       {`next_try_at = now()`, "held "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.record(t, chargeFailed(1, "insufficient_funds"))
+			_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET `+c.set+` WHERE channel = 'email'`)
+			require.NoError(t, err)
+			b.record(t, chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"))
+			var got string
+			require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT status || ' ' || reason FROM notifications WHERE channel = 'email'`).Scan(&got))
+			require.Equal(t, c.want, got)
+			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'deliver_mail'`))
+		})
+	}
+}
+
+func TestASettledInvoiceTakesBackWhatIsNotSent(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.recorder.policy.MailsInvoices = true
+	charge := chargeFailed(1, "insufficient_funds")
+	charge.Invoice = "in_1"
+	paid := fact("evt_in", "invoice.paid", "invoice")
+	paid.PaymentID, paid.Invoice, paid.Status, paid.PaymentIntent = "in_1", "in_1", "paid", ""
+	b.record(t, charge)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email' AND status = 'held'`))
+	b.record(t, paid)
+	require.Equal(t, 2, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'canceled' AND reason = 'superseded'`))
+}

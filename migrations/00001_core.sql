@@ -115,6 +115,7 @@ CREATE TABLE payments (
 CREATE INDEX payments_customer_success ON payments (customer, succeeded_created)
     WHERE succeeded_created > 0 AND customer <> '';
 CREATE INDEX payments_invoice ON payments (invoice) WHERE invoice <> '';
+CREATE INDEX payments_order ON payments (order_reference) WHERE order_reference <> '' AND succeeded_created > 0;
 
 CREATE TABLE invoices (
     invoice_id text    NOT NULL,
@@ -223,6 +224,7 @@ CREATE TABLE notifications (
     status     text   NOT NULL, -- held, sent, delivered, suppressed, canceled, failed, unknown
     reason     text   NOT NULL,
     due_at     timestamptz NOT NULL,
+    next_try_at timestamptz,    -- not before this: a server's "not now", or a limit; due_at is never moved by it
     sent_at    timestamptz,
     owner      bigint NOT NULL, -- process that has claimed it; 0 none
     tries      bigint NOT NULL,

@@ -39,10 +39,14 @@ type Config struct {
 // claim in the database, and a claim is the property of a process for as long as that lives.
 type Sender struct {
 	Config
-	sent *prometheus.CounterVec
+	sent    *prometheus.CounterVec
+	limited *prometheus.CounterVec
+
+	stopping chan struct{} // closed by Stop
 
 	mu          sync.Mutex
 	owner       *store.Owner
+	unsettled   map[int64]int // mails whose outcome only this process knows, by owner number
 	pausedUntil time.Time
 	refusals    int // mails refused one after another
 }
@@ -62,10 +66,16 @@ const (
 
 // NewSender makes a Sender. It claims nothing before Start.
 func NewSender(c Config) *Sender {
-	s := &Sender{Config: c, sent: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "rebound_mails_total", Help: "Mails by what became of one attempt to send them.",
-	}, []string{"result"})}
-	c.Metrics.MustRegister(s.sent)
+	s := &Sender{
+		Config: c, stopping: make(chan struct{}), unsettled: make(map[int64]int),
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rebound_mails_total", Help: "Mails by what became of one attempt to send them.",
+		}, []string{"result"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rebound_mails_limited_total", Help: "Times that a mail was held or suppressed by a limit, by its reason.",
+		}, []string{"reason"}),
+	}
+	c.Metrics.MustRegister(s.sent, s.limited)
 	return s
 }
 
@@ -79,6 +89,11 @@ func (s *Sender) Start(ctx context.Context) error {
 func (s *Sender) Stop(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	select {
+	case <-s.stopping:
+	default:
+		close(s.stopping)
+	}
 	if s.owner != nil {
 		s.owner.Close(ctx)
 		s.owner = nil
@@ -130,39 +145,66 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 		return 0, nil
 	}
 	// From here on the claim must be settled, also when the job's context ends.
-	settleCtx := context.WithoutCancel(ctx)
-	n, later, outcome, err := s.send(ctx, owner, claimed)
+	x, outcome, err := s.send(ctx, owner, claimed)
 	if err != nil {
 		// Nothing was sent: give the claim back and let the job come again.
-		n = claimed.Notification
-		_, settleErr := s.Store.Settle(settleCtx, owner.Number, n, false)
-		return 0, errors.Join(err, settleErr)
+		x = store.Settlement{Notification: claimed.Notification}
 	}
-	settled, err := s.Store.Settle(settleCtx, owner.Number, n, later)
-	if err != nil {
+	settled, settleErr := s.settle(context.WithoutCancel(ctx), owner.Number, x)
+	if err = errors.Join(err, settleErr); err != nil {
 		return 0, err
 	}
-	s.tell(n, claimed, outcome, settled)
-	if settled && n.Status == store.Sent && n.Template == templateFirst {
-		return 0, s.remind(settleCtx, n)
-	}
+	s.tell(x.Notification, claimed, outcome, settled)
 	return 0, nil
 }
 
-// send finds the recipient, sends, and says what the notification is to become.
-func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed) (n store.Notification, later bool, outcome Outcome, err error) {
-	n = c.Notification
-	now := s.Store.Now()
-	end := func(status, reason string) (store.Notification, bool, Outcome, error) {
-		n.Status, n.Reason = status, reason
-		return n, false, outcome, nil
+// settle tries until the database has taken the outcome: nobody else knows it, and a claim that stays open would be taken
+// over and sent again. While it tries, this process does not take its own number for a dead one's.
+func (s *Sender) settle(ctx context.Context, owner int64, x store.Settlement) (bool, error) {
+	s.mu.Lock()
+	s.unsettled[owner]++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.unsettled[owner]--; s.unsettled[owner] == 0 {
+			delete(s.unsettled, owner)
+		}
+	}()
+	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		settled, err := s.Store.Settle(try, owner, x)
+		cancel()
+		if err == nil {
+			return settled, nil
+		}
+		s.Log.Warn("notification.unsettled", zap.String("notification", x.Notification.ID), zap.Error(err))
+		select {
+		case <-time.After(wait):
+		case <-s.stopping:
+			return false, err
+		}
 	}
-	if now.Sub(n.DueAt) > s.MaxAge {
+}
+
+// send finds the recipient, sends, and says what is to become of the claim.
+func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed) (x store.Settlement, outcome Outcome, err error) {
+	n := c.Notification
+	now := s.Store.Now()
+	end := func(status, reason string) (store.Settlement, Outcome, error) {
+		n.Status, n.Reason, n.NextTryAt = status, reason, nil
+		return store.Settlement{Notification: n}, outcome, nil
+	}
+	useful := n.DueAt
+	if c.Attempt.ReceivedAt.After(useful) {
+		useful = c.Attempt.ReceivedAt // the mail speaks of this attempt
+	}
+	if now.Sub(useful) > s.MaxAge {
 		return end(store.Suppressed, "too_old")
 	}
 	to, err := s.Store.Recipient(ctx, c.Payment.PaymentKey, c.Payment.Customer)
 	if err != nil {
-		return n, false, outcome, err
+		return x, outcome, err
 	}
 	if to.Gone {
 		return end(store.Suppressed, "customer_deleted")
@@ -181,19 +223,17 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		return status == ""
 	})
 	if err != nil {
-		return n, false, outcome, err
+		return x, outcome, err
 	}
 	if status != "" {
 		n.Mailbox = nil
-		if status == store.Held {
-			s.Log.Error("sending.limited", zap.String("limit", reason), zap.String("notification", n.ID))
-		}
+		s.limited.WithLabelValues(reason).Inc()
 		return end(status, reason)
 	}
 	n.Locale = decline.MatchLocale(cmp.Or(to.Locale, n.Locale), s.AccountLocales[n.Account], s.DefaultLocale)
 	token, err := s.Store.NewLink(ctx, n.ID, now.Add(linkLife))
 	if err != nil {
-		return n, false, outcome, err
+		return x, outcome, err
 	}
 	outcome = s.Mailer.Deliver(ctx, Letter{
 		To: to.Email, Account: c.Payment.Account, Locale: n.Locale, Template: n.Template,
@@ -205,12 +245,19 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		MessageID: n.MessageID, Date: now, BeforeDot: owner.Check,
 	})
 	s.sent.WithLabelValues(string(outcome.Result)).Inc()
-	later = s.judge(&n, outcome)
-	return n, later, outcome, nil
+	s.judge(&n, outcome)
+	x.Notification = n
+	if outcome.Result == RejectedAddress {
+		x.Suppress = "bounced"
+	}
+	if n.Status == store.Sent && n.Template == templateFirst {
+		x.FollowUps = s.reminders(n)
+	}
+	return x, outcome, nil
 }
 
-// judge turns an outcome into the notification's next state, and tells whether it is to be tried again at DueAt.
-func (s *Sender) judge(n *store.Notification, o Outcome) (later bool) {
+// judge turns an outcome into the notification's next state; one that is to be tried again has a time for that.
+func (s *Sender) judge(n *store.Notification, o Outcome) {
 	now := s.Store.Now()
 	reason := string(o.Result)
 	if o.Code != 0 {
@@ -221,33 +268,34 @@ func (s *Sender) judge(n *store.Notification, o Outcome) (later bool) {
 	if o.Result != RejectedMail {
 		s.refusals = 0
 	}
+	n.NextTryAt = nil
 	switch o.Result {
 	case Accepted:
 		n.Status, n.Reason, n.SentAt = store.Sent, "", &now
-		return false
+		return
 	case RejectedAddress:
 		n.Status, n.Reason = store.Failed, reason
-		return false
+		return
 	case RejectedMail:
 		n.Status, n.Reason = store.Failed, reason
 		if s.refusals++; s.refusals >= refusalsInARow {
 			s.pausedUntil = now.Add(refusalPause)
 			s.Log.Error("sending.paused", zap.String("why", "the mail server refuses one mail after another"), zap.Duration("for", refusalPause))
 		}
-		return false
+		return
 	case Undecided:
 		if s.AtMost {
 			n.Status, n.Reason = store.Unknown, reason
-			return false
+			return
 		}
 	case Paused:
 		s.pausedUntil = now.Add(busyPause)
 		s.Log.Warn("sending.paused", zap.String("why", o.Reason), zap.Duration("for", busyPause))
 	case Deferred, Abandoned:
 	}
-	n.Status, n.Reason, n.DueAt = store.Held, "", now.Add(backoff(n.Tries))
+	next := now.Add(backoff(n.Tries))
+	n.Status, n.Reason, n.NextTryAt = store.Held, "", &next
 	n.Mailbox, n.NewMailbox = nil, false
-	return true
 }
 
 // backoff doubles from 30 s to an hour; the jitter only ever adds, so that nobody comes back early.
@@ -263,20 +311,20 @@ func (s *Sender) paused() time.Duration {
 	return max(0, s.pausedUntil.Sub(s.Store.Now()))
 }
 
-// remind schedules the reminders that follow a first mail; each re-reads the payment when it is due.
-func (s *Sender) remind(ctx context.Context, first store.Notification) error {
+// reminders are the mails that follow a first one; each re-reads the payment when it is due.
+func (s *Sender) reminders(first store.Notification) []store.Notification {
 	var reminders []store.Notification
 	for i, after := range s.Reminders {
 		n := first
 		n.Template = fmt.Sprintf("reminder_%d", i+1)
 		n.ID = s.Store.NotificationID(n.PaymentKey, store.ChannelEmail, n.Template, "")
-		n.Status, n.Reason, n.DueAt, n.SentAt = store.Held, "", first.SentAt.Add(after), nil
-		n.Owner, n.Tries, n.Mailbox = 0, 0, nil
+		n.Status, n.Reason, n.DueAt, n.NextTryAt, n.SentAt = store.Held, "", first.SentAt.Add(after), nil, nil
+		n.Owner, n.Tries, n.Mailbox, n.NewMailbox = 0, 0, nil, false
 		n.MessageID = n.ID + first.MessageID[len(first.ID):]
 		n.CreatedAt, n.UpdatedAt = *first.SentAt, *first.SentAt
 		reminders = append(reminders, n)
 	}
-	return s.Store.Schedule(ctx, reminders)
+	return reminders
 }
 
 // tell is the one line of an attempt to notify.

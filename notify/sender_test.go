@@ -139,8 +139,8 @@ func (b *bench) failing(t *testing.T, payment, email string) string {
 func (b *bench) notification(t *testing.T, id string) store.Notification {
 	t.Helper()
 	var n store.Notification
-	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT status, reason, due_at, owner, sent_at, tries FROM notifications WHERE id = $1`, id).
-		Scan(&n.Status, &n.Reason, &n.DueAt, &n.Owner, &n.SentAt, &n.Tries))
+	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT status, reason, due_at, next_try_at, owner, sent_at, tries FROM notifications WHERE id = $1`, id).
+		Scan(&n.Status, &n.Reason, &n.DueAt, &n.NextTryAt, &n.Owner, &n.SentAt, &n.Tries))
 	n.DueAt = n.DueAt.UTC()
 	return n
 }
@@ -204,7 +204,7 @@ func TestTheClaimReadsThePayment(t *testing.T) {
 		status string
 		reason string
 	}{
-		"recovered":                  {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Held, ""},
+		"recovered":                  {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Canceled, "recovered"},
 		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, ""},
 		"the invoice was settled":    {`INSERT INTO invoices VALUES ('in_1', 'stripe', '', false, 'paid', '', 1); UPDATE payments SET invoice = 'in_1'`, store.Canceled, "superseded"},
 		"a later success, same sum":  {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Canceled, "superseded"},
@@ -319,10 +319,89 @@ func TestWhatTheServerSaysDecides(t *testing.T) {
 			require.Zero(t, n.Owner)
 			require.Equal(t, c.retried, b.count(t, `SELECT count(*) FROM river_job WHERE scheduled_at >= $1`, b.clock.now().Add(firstRetry)) == 1)
 			if c.retried {
-				require.GreaterOrEqual(t, n.DueAt.Sub(b.clock.now()), firstRetry)
+				require.GreaterOrEqual(t, n.NextTryAt.Sub(b.clock.now()), firstRetry)
+				require.Equal(t, start.Add(time.Minute), n.DueAt, "how long it stays useful does not change")
 			}
 		})
 	}
+}
+
+func TestAMailRefusedForADayIsGivenUp(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	for range 40 {
+		_, err := s.Deliver(t.Context(), id)
+		require.NoError(t, err)
+		b.clock.forward(75 * time.Minute)
+	}
+	n := b.notification(t, id)
+	require.Equal(t, store.Suppressed, n.Status)
+	require.Equal(t, "too_old", n.Reason)
+	require.Less(t, b.post.count(), 22)
+}
+
+func TestABouncedMailboxGetsNoMoreMail(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: RejectedAddress, Code: 550} }
+	s := b.sender(t)
+	first, second := b.failing(t, "pi_1", "gone@example.com"), b.failing(t, "pi_2", "gone@example.com")
+	b.clock.forward(time.Minute)
+	for _, id := range []string{first, second} {
+		_, err := s.Deliver(t.Context(), id)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, b.post.count())
+	require.Equal(t, "bounced", b.notification(t, second).Reason)
+}
+
+func TestAPaymentThatEndsWhileItsMailIsUnderWayEndsItsMails(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		result Result
+		status string
+	}{"not now": {Deferred, store.Canceled}, "accepted": {Accepted, store.Sent}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.post.answer = func(Letter) Outcome {
+				b.exec(t, `UPDATE payments SET status = 'recovered'`)
+				return Outcome{Result: c.result}
+			}
+			s := b.sender(t, func(conf *Config) { conf.Reminders = []time.Duration{72 * time.Hour} })
+			id := b.failing(t, "pi_1", "buyer@example.com")
+			b.clock.forward(time.Minute)
+			_, err := s.Deliver(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, c.status, b.notification(t, id).Status)
+			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications`), "no reminder of what is paid")
+			require.Zero(t, b.count(t, `SELECT count(*) FROM river_job`))
+		})
+	}
+}
+
+func TestAnOutcomeIsWrittenDownHoweverOftenTheDatabaseFails(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.post.answer = func(Letter) Outcome {
+		// The next two times that the outcome is written the database refuses.
+		b.exec(t, `CREATE SEQUENCE tries`)
+		b.exec(t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF nextval('tries') <= 2 THEN RAISE 'not now'; END IF; RETURN NEW; END $$`)
+		b.exec(t, `CREATE TRIGGER refuse BEFORE UPDATE OF status ON notifications FOR EACH ROW EXECUTE FUNCTION refuse()`)
+		return Outcome{Result: Accepted, Code: 250}
+	}
+	s := b.sender(t)
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+	require.Equal(t, 1, b.post.count())
 }
 
 func TestRefusalsInARowPauseSending(t *testing.T) {
@@ -422,7 +501,7 @@ func TestTheClaimsOfADeadProcessAreTakenOver(t *testing.T) {
 			require.Equal(t, store.Held, n.Status)
 			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))
 
-			settled, err := b.store.Settle(t.Context(), dying.Number, claimed.Notification, false)
+			settled, err := b.store.Settle(t.Context(), dying.Number, store.Settlement{Notification: claimed.Notification})
 			require.NoError(t, err)
 			require.False(t, settled, "the dead process's claim is no longer its own")
 		})

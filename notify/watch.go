@@ -16,6 +16,8 @@ const (
 	// overdue is how long a due mail may wait unclaimed before its job is taken to be lost with its process.
 	overdue = 20 * time.Second
 	requeue = time.Minute
+	// wakeAtOnce is how many held mails of one reason are looked at again every minute.
+	wakeAtOnce = 500
 )
 
 // Watch looks after the mails of processes that have died, until the context ends: every replica looks every 5 s, so
@@ -54,7 +56,7 @@ func (w *watch) look(ctx context.Context) {
 			still[number] = now
 			continue
 		}
-		if now.Sub(since) < deadAfter {
+		if now.Sub(since) < deadAfter || s.stillSettling(number) {
 			still[number] = since
 			continue
 		}
@@ -67,7 +69,7 @@ func (w *watch) look(ctx context.Context) {
 		s.Log.Warn("owner.dead", zap.Int64("owner", number), zap.Int("mails", len(ids)), zap.Bool("sent_again", !s.AtMost))
 	}
 	w.freeSince = still
-	if s.Mailer == nil {
+	if s.Mailer == nil || s.paused() > 0 {
 		return
 	}
 	if ids, err := s.Store.RequeueOverdue(ctx, overdue, requeue); err != nil {
@@ -83,13 +85,28 @@ func (w *watch) failed(ctx context.Context, err error) {
 	}
 }
 
+// stillSettling tells whether a number is this process's own, with outcomes that it is still trying to write down.
+func (s *Sender) stillSettling(number int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsettled[number] > 0
+}
+
 // Wake makes jobs for held mails whose reason has gone, and ends those held for too long.
 func (s *Sender) Wake(ctx context.Context) error {
 	if s.Mailer != nil {
-		if _, err := s.Store.WakeHeld(ctx, []string{
-			store.ReasonNoAddress, store.ReasonSMTPNotConfigured, store.ReasonMailStorm, store.ReasonDailyLimit,
-		}); err != nil {
-			return err
+		for reason, limit := range map[string]int{
+			store.ReasonNoAddress: wakeAtOnce, store.ReasonSMTPNotConfigured: wakeAtOnce, store.ReasonDailyLimit: wakeAtOnce,
+			// No more than the fuse could let through.
+			store.ReasonMailStorm: min(wakeAtOnce, max(s.Limits.NewMailboxesPerHour, 0)),
+		} {
+			n, err := s.Store.WakeHeld(ctx, reason, limit)
+			if err != nil {
+				return err
+			}
+			if n > 0 && (reason == store.ReasonMailStorm || reason == store.ReasonDailyLimit) {
+				s.Log.Error("sending.limited", zap.String("limit", reason), zap.Int("held", n))
+			}
 		}
 	}
 	_, err := s.Store.ExpireHeld(ctx, s.MaxAge)

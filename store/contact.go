@@ -98,7 +98,7 @@ func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, ti
 	if err != nil {
 		return fmt.Errorf("keeping the contact of customer %s: %w", k.CustomerID, err)
 	}
-	_, err = s.WakeHeld(ctx, []string{ReasonNoAddress})
+	_, err = s.WakeHeld(ctx, ReasonNoAddress, 1000)
 	return err
 }
 
@@ -177,11 +177,11 @@ const (
 	ReasonDailyLimit        = "daily_limit" // too many mails in a day
 )
 
-// WakeHeld inserts a job for every mail that is due, unclaimed and held for one of the reasons, where that reason may be
-// gone: for no_address only those for whose customer or payment an address has come to be known. It returns how many.
-func (s *Store) WakeHeld(ctx context.Context, reasons []string) (int, error) {
+// WakeHeld inserts jobs for mails that are due, unclaimed and held for a reason that may be gone, oldest first and limit
+// at most: for no_address only those for whose customer or payment an address has come to be known. It returns how many.
+func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, error) {
 	rows, err := s.pool.Query(ctx, `SELECT n.id FROM notifications n
-		WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at <= $1 AND n.reason = ANY($2)
+		WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at <= $1 AND n.reason = $2
 		AND (n.reason <> $3
 			OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account
 				AND c.livemode = n.livemode AND c.contact IS NOT NULL AND NOT c.deleted)
@@ -189,7 +189,7 @@ func (s *Store) WakeHeld(ctx context.Context, reasons []string) (int, error) {
 				AND c.livemode = n.livemode AND c.contact IS NOT NULL)
 			OR EXISTS (SELECT 1 FROM facts f WHERE f.payment_id = n.payment_id AND f.source = n.source AND f.account = n.account
 				AND f.livemode = n.livemode AND f.contact IS NOT NULL))
-		ORDER BY n.due_at LIMIT 200`, s.Now(), reasons, ReasonNoAddress)
+		ORDER BY n.due_at LIMIT $4`, s.Now(), reason, ReasonNoAddress, limit)
 	if err != nil {
 		return 0, fmt.Errorf("looking for held mails: %w", err)
 	}

@@ -34,7 +34,7 @@ type Loaded struct {
 	Payments      map[PaymentKey]*LoadedPayment
 	Invoices      map[PaymentKey]*Invoice // as stored; Facts of an invoice in the group are in InvoiceFacts
 	InvoiceFacts  map[PaymentKey][]Fact
-	KnownCustomer map[PaymentKey]bool // by customer id as PaymentID: the provider's record of it is stored
+	KnownCustomer map[PaymentKey]bool // by customer id as PaymentID: an address of it is stored, or that it was deleted
 }
 
 // LoadedPayment is one payment with all that hangs on it.
@@ -79,6 +79,13 @@ func IsDataError(err error) bool {
 	return false
 }
 
+// IsRetryable tells whether the same transaction may well succeed when it is run again at once: it was a deadlock's or a
+// serialisation's victim.
+func IsRetryable(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "40001")
+}
+
 type keyArrays struct {
 	ids, sources, accounts []string
 	livemodes              []bool
@@ -120,7 +127,7 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args()...)
 	b.Queue(`SELECT 1 FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id")+`
 		ORDER BY i.invoice_id COLLATE "C", i.source, i.account, i.livemode FOR UPDATE OF i`, a.args()...)
-	b.Queue(`SELECT p.payment_id, p.source, p.account, p.livemode FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "invoice"),
+	b.Queue(`SELECT p.payment_id, p.source, p.account, p.livemode FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "invoice")+` AND p.invoice <> ''`,
 		a.args()...).Query(func(rows pgx.Rows) (err error) {
 		linked, err = pgx.CollectRows(rows, pgx.RowToStructByName[PaymentKey])
 		return err
@@ -156,6 +163,8 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	withInvoices := arraysOf(append(slices.Clone(payments), invoices...))
 	b := &pgx.Batch{}
 	b.Queue(`SET LOCAL enable_seqscan = off`) // a fresh database has no statistics to plan by
+	b.Queue(`SET LOCAL enable_hashjoin = off`)
+	b.Queue(`SET LOCAL enable_mergejoin = off`)
 	b.Queue(`INSERT INTO payments (payment_id, source, account, livemode, status, payment_intent, customer, invoice,
 			order_reference, amount, currency, failed_created, succeeded_created, created_at, updated_at)
 		SELECT k.*, '', '', '', '', '', 0, '', 0, 0, $5, $5 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args(now)...)
@@ -200,7 +209,8 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		}))
 	customers := customersOf(facts)
 	if len(customers) > 0 {
-		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c JOIN `+keyRows+` ON `+keyMatch("c", "customer_id"),
+		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c JOIN `+keyRows+` ON `+keyMatch("c", "customer_id")+`
+			WHERE c.contact IS NOT NULL OR c.deleted`,
 			arraysOf(customers).args()...).Query(each(func(k PaymentKey) { l.KnownCustomer[k] = true }))
 	}
 	if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
@@ -288,8 +298,11 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	}
 	if len(c.Notifications) > 0 {
 		// What is claimed or over is out of reach: only its sender may still change it.
+		// What a page has shown is the stream's to write down.
 		b.Queue(notificationTable.insert(`ON CONFLICT (id) DO UPDATE SET `+
-			notificationTable.excluded("id", "owner", "tries", "message_id", "mailbox", "new_mailbox", "read_at", "created_at")+`
+			notificationTable.excluded("id", "next_try_at", "owner", "tries", "message_id", "mailbox", "new_mailbox", "read_at", "created_at", "shown_code", "locale")+`,
+			shown_code = CASE WHEN notifications.channel = 'checkout' THEN notifications.shown_code ELSE EXCLUDED.shown_code END,
+			locale = CASE WHEN notifications.channel = 'checkout' THEN notifications.locale ELSE EXCLUDED.locale END
 			WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`),
 			notificationTable.arrays(c.Notifications)...)
 	}

@@ -65,21 +65,26 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*
 		return nil, "", err
 	case n.Status != Held || n.Owner != 0:
 		return nil, NotHeld, nil
-	case n.DueAt.After(now):
+	case n.DueAt.After(now), n.NextTryAt != nil && n.NextTryAt.After(now):
 		return nil, NotDue, nil
 	case payment.Status != "failing":
+		if reason := over(payment.Status); reason != "" {
+			_, err := tx.Exec(ctx, `UPDATE notifications SET status = $2, reason = $3, updated_at = $4 WHERE id = $1`, id, Canceled, reason, now)
+			return nil, NotFailing, err
+		}
 		return nil, NotFailing, nil
 	}
 	var streaming, superseded bool
 	k := payment.PaymentKey
 	err = tx.QueryRow(ctx, `SELECT
 		EXISTS (SELECT 1 FROM checkout_streams c WHERE c.payment_id = $1 AND c.source = $2 AND c.account = $3 AND c.livemode = $4 AND c.heartbeat_at > $5),
-		EXISTS (SELECT 1 FROM payments o WHERE o.customer = $6 AND $6 <> '' AND o.source = $2 AND o.account = $3 AND o.livemode = $4
-			AND o.succeeded_created >= $7 AND o.succeeded_created > 0 AND o.payment_id <> $1
-			AND (o.amount = $8 AND o.currency = $9 OR o.order_reference = $11 AND $11 <> ''))
-		OR EXISTS (SELECT 1 FROM payments o WHERE o.invoice = $10 AND $10 <> '' AND o.source = $2 AND o.account = $3 AND o.livemode = $4
+		EXISTS (SELECT 1 FROM payments o WHERE o.customer = $6 AND o.customer <> '' AND o.source = $2 AND o.account = $3 AND o.livemode = $4
+			AND o.succeeded_created >= $7 AND o.succeeded_created > 0 AND o.payment_id <> $1 AND o.amount = $8 AND o.currency = $9)
+		OR EXISTS (SELECT 1 FROM payments o WHERE o.order_reference = $11 AND o.order_reference <> '' AND o.source = $2 AND o.account = $3
+			AND o.livemode = $4 AND o.succeeded_created >= $7 AND o.succeeded_created > 0)
+		OR EXISTS (SELECT 1 FROM payments o WHERE o.invoice = $10 AND o.invoice <> '' AND o.source = $2 AND o.account = $3 AND o.livemode = $4
 			AND o.succeeded_created >= $7 AND o.succeeded_created > 0)
-		OR EXISTS (SELECT 1 FROM invoices i WHERE i.invoice_id = $10 AND $10 <> '' AND i.source = $2 AND i.account = $3 AND i.livemode = $4
+		OR EXISTS (SELECT 1 FROM invoices i WHERE i.invoice_id = $10 AND i.invoice_id <> '' AND i.source = $2 AND i.account = $3 AND i.livemode = $4
 			AND i.settled_created > 0)`,
 		k.PaymentID, k.Source, k.Account, k.Livemode, now.Add(-streamAlive), payment.Customer, payment.FailedCreated,
 		payment.Amount, payment.Currency, payment.Invoice, payment.OrderReference).Scan(&streaming, &superseded)
@@ -115,22 +120,70 @@ func one[T any](ctx context.Context, q interface {
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
 }
 
+// over is why nothing more is said of a payment in this state; ” when it goes on.
+func over(paymentStatus string) string {
+	switch paymentStatus {
+	case "recovered":
+		return "recovered"
+	case "canceled":
+		return "payment_canceled"
+	}
+	return ""
+}
+
+// Settlement is what became of a claimed mail.
+type Settlement struct {
+	Notification Notification   // its next state; NextTryAt is when a held one is to be tried again, nil: by no job of ours
+	FollowUps    []Notification // held mails that follow, where the payment still goes on
+	Suppress     string         // why its mailbox gets no more mail; '' for none
+}
+
 // Settle ends a claim: the owner says what became of the mail. It has no effect, and returns false, where the claim is no
-// longer the owner's. Later makes a job at DueAt when the mail is to be tried again.
-func (s *Store) Settle(ctx context.Context, owner int64, n Notification, later bool) (bool, error) {
+// longer the owner's. The payment is read under its lock: a mail that was to be tried again is canceled when the payment
+// has ended meanwhile, and nothing follows.
+func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, error) {
+	n := x.Notification
 	var settled bool
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `UPDATE notifications SET status = $3, reason = $4, due_at = $5, sent_at = $6, locale = $7, mailbox = $8,
+		var status string
+		if err := tx.QueryRow(ctx, `SELECT status FROM payments WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4 FOR SHARE`,
+			n.PaymentID, n.Source, n.Account, n.Livemode).Scan(&status); err != nil {
+			return err
+		}
+		end := over(status)
+		if end != "" && n.Status == Held {
+			n.Status, n.Reason, n.NextTryAt = Canceled, end, nil
+		}
+		tag, err := tx.Exec(ctx, `UPDATE notifications SET status = $3, reason = $4, next_try_at = $5, sent_at = $6, locale = $7, mailbox = $8,
 			new_mailbox = $9, owner = 0, updated_at = $10 WHERE id = $1 AND owner = $2`,
-			n.ID, owner, n.Status, n.Reason, n.DueAt, n.SentAt, n.Locale, n.Mailbox, n.NewMailbox, s.Now())
+			n.ID, owner, n.Status, n.Reason, n.NextTryAt, n.SentAt, n.Locale, n.Mailbox, n.NewMailbox, s.Now())
 		if err != nil {
 			return err
 		}
-		settled = tag.RowsAffected() == 1
-		if !settled || !later {
+		if settled = tag.RowsAffected() == 1; !settled {
 			return nil
 		}
-		_, err = s.jobs.InsertTx(ctx, tx, job.DeliverMail{NotificationID: n.ID}, &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: n.DueAt})
+		if x.Suppress != "" && len(n.Mailbox) > 0 {
+			if _, err := tx.Exec(ctx, suppress, n.Mailbox, x.Suppress, s.Now()); err != nil {
+				return err
+			}
+		}
+		var jobs []river.InsertManyParams
+		if n.Status == Held && n.NextTryAt != nil {
+			jobs = append(jobs, mailJobAt(n.ID, *n.NextTryAt))
+		}
+		if end == "" && len(x.FollowUps) > 0 {
+			if _, err := tx.Exec(ctx, notificationTable.insert(`ON CONFLICT DO NOTHING`), notificationTable.arrays(x.FollowUps)...); err != nil {
+				return err
+			}
+			for _, f := range x.FollowUps {
+				jobs = append(jobs, mailJobAt(f.ID, f.DueAt))
+			}
+		}
+		if len(jobs) == 0 {
+			return nil
+		}
+		_, err = s.jobs.InsertManyTx(ctx, tx, jobs)
 		return err
 	})
 	if err != nil {
@@ -139,26 +192,8 @@ func (s *Store) Settle(ctx context.Context, owner int64, n Notification, later b
 	return settled, nil
 }
 
-// Schedule adds held mails with their jobs, those that exist already excepted: the reminders after a first mail.
-func (s *Store) Schedule(ctx context.Context, mails []Notification) error {
-	if len(mails) == 0 {
-		return nil
-	}
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, notificationTable.insert(`ON CONFLICT DO NOTHING`), notificationTable.arrays(mails)...); err != nil {
-			return err
-		}
-		jobs := make([]river.InsertManyParams, len(mails))
-		for i, n := range mails {
-			jobs[i] = river.InsertManyParams{Args: job.DeliverMail{NotificationID: n.ID}, InsertOpts: &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: n.DueAt}}
-		}
-		_, err := s.jobs.InsertManyTx(ctx, tx, jobs)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("scheduling %d mails: %w", len(mails), err)
-	}
-	return nil
+func mailJobAt(id string, at time.Time) river.InsertManyParams {
+	return river.InsertManyParams{Args: job.DeliverMail{NotificationID: id}, InsertOpts: &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: at}}
 }
 
 // HoldFor records why a due mail is not being sent, without a claim.
@@ -170,19 +205,24 @@ func (s *Store) HoldFor(ctx context.Context, id, reason string) error {
 	return nil
 }
 
-// ExpireHeld suppresses mails that were held for longer than maxAge after they were due; it returns how many.
+// ExpireHeld suppresses mails that were held for longer than maxAge after they were due, or after the attempt that they
+// speak of became known; it returns how many.
 func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `UPDATE notifications SET status = 'suppressed', reason = CASE WHEN reason = '' THEN 'too_old' ELSE reason END, updated_at = $1
-		WHERE status = 'held' AND channel = 'email' AND owner = 0 AND due_at < $2`, s.Now(), s.Now().Add(-maxAge))
+		WHERE id IN (SELECT n.id FROM notifications n WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at < $2
+			AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.id = n.failure_id AND a.received_at >= $2)
+			ORDER BY n.id FOR UPDATE SKIP LOCKED)`, s.Now(), s.Now().Add(-maxAge))
 	if err != nil {
 		return 0, fmt.Errorf("expiring held mails: %w", err)
 	}
 	return tag.RowsAffected(), nil
 }
 
+const suppress = `INSERT INTO suppressions (mailbox, reason, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
+
 // Suppress stops all mail to a mailbox.
 func (s *Store) Suppress(ctx context.Context, mailbox []byte, reason string) error {
-	_, err := s.pool.Exec(ctx, `INSERT INTO suppressions (mailbox, reason, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, mailbox, reason, s.Now())
+	_, err := s.pool.Exec(ctx, suppress, mailbox, reason, s.Now())
 	if err != nil {
 		return fmt.Errorf("suppressing a mailbox: %w", err)
 	}

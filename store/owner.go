@@ -32,9 +32,8 @@ func (s *Store) NewOwner(ctx context.Context) (*Owner, error) {
 		return nil, fmt.Errorf("connecting for the process lock: %w", err)
 	}
 	o := &Owner{conn: conn}
-	if err := conn.QueryRow(ctx, `SELECT nextval('owner_numbers')`).Scan(&o.Number); err == nil {
-		_, err = conn.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, int32(ownerLock), int32(o.Number))
-		if err == nil {
+	if err = conn.QueryRow(ctx, `SELECT nextval('owner_numbers')`).Scan(&o.Number); err == nil {
+		if _, err = conn.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, int32(ownerLock), int32(o.Number)); err == nil {
 			return o, nil
 		}
 	}
@@ -46,7 +45,8 @@ func (s *Store) NewOwner(ctx context.Context) (*Owner, error) {
 func (o *Owner) Check(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	// The asking mail's own context must not end the session that all mails in flight rest on.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if o.conn.IsClosed() {
 		return ErrOwnerLost
@@ -117,8 +117,10 @@ func (s *Store) RequeueOverdue(ctx context.Context, overdue, period time.Duratio
 		rows, err := tx.Query(ctx, `UPDATE notifications SET updated_at = $1 WHERE id IN (
 			SELECT n.id FROM notifications n JOIN payments p
 				ON p.payment_id = n.payment_id AND p.source = n.source AND p.account = n.account AND p.livemode = n.livemode
-			WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.reason = '' AND n.due_at < $2 AND n.updated_at < $3
-				AND p.status = 'failing'
+			WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.reason IN ('', 'awaits_intent')
+				AND n.due_at < $2 AND (n.next_try_at IS NULL OR n.next_try_at < $2) AND n.updated_at < $3 AND p.status = 'failing'
+				AND NOT EXISTS (SELECT 1 FROM river_job j WHERE j.state IN ('available', 'scheduled', 'retryable')
+					AND j.args @> jsonb_build_object('notification_id', n.id))
 			ORDER BY n.due_at LIMIT 500 FOR UPDATE OF n SKIP LOCKED) RETURNING id`, now, now.Add(-overdue), now.Add(-period))
 		if err != nil {
 			return err

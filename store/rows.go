@@ -250,6 +250,7 @@ type Notification struct {
 	Status    string     `db:"status"`
 	Reason    string     `db:"reason"`
 	DueAt     time.Time  `db:"due_at"`
+	NextTryAt *time.Time `db:"next_try_at"` // not before this; DueAt stays as it was
 	SentAt    *time.Time `db:"sent_at"`
 	Owner     int64      `db:"owner"`
 	Tries     int64      `db:"tries"`

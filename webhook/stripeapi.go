@@ -3,6 +3,7 @@ package webhook
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -39,6 +40,7 @@ type StripeAPI struct {
 	breaker circuitbreaker.CircuitBreaker[[]byte]
 	calls   failsafe.Executor[[]byte]
 	keys    metadataKeys
+	keyed   func(string) []byte // a keyed hash; nil: none
 	now     func() time.Time
 	log     *zap.Logger
 }
@@ -57,7 +59,7 @@ func NewStripeAPI(c APIConfig) (*StripeAPI, error) {
 	}
 	a := &StripeAPI{
 		key: c.Key, now: c.Now, log: c.Log,
-		keys: metadataKeys{session: c.Decode.SessionKey, email: c.Decode.EmailKey, locale: c.Decode.LocaleKey},
+		keys: metadataKeys{session: c.Decode.SessionKey, email: c.Decode.EmailKey, locale: c.Decode.LocaleKey}, keyed: c.Decode.HashClientSecret,
 		backend: stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
 			URL: stripe.String(base),
 			HTTPClient: &http.Client{
@@ -111,10 +113,11 @@ func (a *StripeAPI) LookUp(ctx context.Context, ask job.LookUpContact) (handler.
 	l := &lookUp{api: a, ask: ask}
 	for _, step := range []func(context.Context) error{l.intent, l.invoice, l.customer, l.session} {
 		if err := step(ctx); err != nil {
-			l.errs = append(l.errs, err)
 			if Retryable(err) {
+				l.errs = append([]error{err}, l.errs...) // first, since what can still be had decides what to do next
 				break
 			}
+			l.errs = append(l.errs, err)
 		}
 	}
 	err := errors.Join(l.errs...)
@@ -161,8 +164,15 @@ func (l *lookUp) intent(ctx context.Context) error {
 	if err := l.get(ctx, "payment intent", stripe.FormatURLPath("/v1/payment_intents/%s", l.ask.Intent), &o); err != nil {
 		return err
 	}
-	f := l.event(readIntent, o).fact("payment_intent", l.ask.PaymentID)
-	f.PaymentIntent = o.id
+	eventType := readIntent
+	switch o.status { // what has ended is not to be written about
+	case "succeeded":
+		eventType = "payment_intent.succeeded"
+	case "canceled":
+		eventType = "payment_intent.canceled"
+	}
+	f := l.event(eventType, o).fact("payment_intent", l.ask.PaymentID)
+	f.PaymentIntent, f.LatestCharge = o.id, o.latestCharge
 	o.invoiceOf(&f)
 	f.Addresses = addresses(handler.Contact{Metadata: o.metaEmail, Receipt: o.receiptEmail})
 	l.add(f)
@@ -239,6 +249,10 @@ func (l *lookUp) session(ctx context.Context) error {
 }
 
 func (l *lookUp) add(f handler.Fact) {
+	if c := f.Addresses; c != nil && l.api.keyed != nil {
+		// An address that has come since is news, though the state is the same; keyed, so that nobody can guess it.
+		f.EventID += ":" + hex.EncodeToString(l.api.keyed(c.Metadata + "\n" + c.Receipt + "\n" + c.Customer)[:4])
+	}
 	l.found.Facts = append(l.found.Facts, f)
 	l.address = l.address || f.Addresses != nil
 }

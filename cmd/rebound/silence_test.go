@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
 	"slices"
@@ -28,6 +29,9 @@ type companion struct {
 	code, decline        string // error code, and decline code or outcome.reason
 	advice               string
 	macCode, networkCode string
+	// presence marks a code that says where the customer was. Beside it a signal hides what is said, while when and where it
+	// is said stays as for the same attempt without the signal.
+	presence bool
 }
 
 var plainDecline = companion{name: "generic_decline", code: "card_declined", decline: "generic_decline"}
@@ -39,6 +43,7 @@ var companions = []companion{
 	{name: "incorrect_cvc", code: "incorrect_cvc", decline: "incorrect_cvc", advice: "confirm_card_data"},
 	{name: "try_again_later", code: "card_declined", decline: "try_again_later", macCode: "24"},
 	{name: "issuer_not_available", code: "processing_error", decline: "issuer_not_available"},
+	{name: "authentication_required", code: "authentication_required", decline: "authentication_required", presence: true},
 }
 
 // elsewhere is the reason of other attempts at the payment, which is told; it is no companion, since two refusals of one
@@ -116,6 +121,9 @@ func arrangements(sc scene) []arrangement {
 		for n := range order {
 			uses := slices.Clone(order[:n+1])
 			name := fmt.Sprint("arrived ", uses)
+			if n+1 < len(order) && !slices.IsSorted(uses) {
+				continue // the same are there as in another order; who was first matters when all are
+			}
 			if !seen[name] {
 				seen[name] = true
 				out = append(out, arrangement{name, uses, arrived(uses)})
@@ -274,7 +282,7 @@ type proof struct {
 	books            []decline.Rules
 	policies         []handler.Policy
 	arrangements     []arrangement
-	plain            map[string][]sight // by network: what a generic decline shows, by book and arrangement
+	plain            map[string][]sight // by network: what must be seen, by book and arrangement
 	compared, differ int
 	shown            []string
 }
@@ -309,10 +317,19 @@ func (p *proof) examine(c clue) {
 		p.plain[c.network] = want
 	}
 	for i, with := range companions {
-		if i > 1 && !p.scene.thorough {
+		// The last clue leaves nothing of the companion's code.
+		if i > 1 && !p.scene.thorough || with.presence && c.value == "" {
 			continue
 		}
-		for _, only := range p.places(c) {
+		want := want
+		if with.presence {
+			want = p.veiled(with, c.network)
+		}
+		places := p.places(c)
+		if i > 1 {
+			places = places[:min(len(places), 1)]
+		}
+		for _, only := range places {
 			facts := p.told(with, c.network)
 			for _, at := range only {
 				c.put(&facts[at])
@@ -323,7 +340,7 @@ func (p *proof) examine(c clue) {
 					if i > 0 && !slices.ContainsFunc(a.uses, func(at int) bool { return slices.Contains(only, at) }) {
 						continue
 					}
-					if b > 0 && (!p.scene.thorough || len(a.uses) < len(facts)) {
+					if b > 0 && (i > 1 || !p.scene.thorough || len(a.uses) < len(facts)) {
 						continue
 					}
 					p.compare(want[b*len(p.arrangements)+j], look(a.build(facts), rules, p.policies),
@@ -332,6 +349,32 @@ func (p *proof) examine(c clue) {
 			}
 		}
 	}
+}
+
+// veiled is the scene with a companion, its words and codes put out of sight.
+func (p *proof) veiled(with companion, network string) []sight {
+	key := with.name + network
+	if known, ok := p.plain[key]; ok {
+		return known
+	}
+	hidden := decline.Rules{}.Classify(decline.Facts{Source: decline.Stripe, DeclineCode: decline.GenericDecline}).Public
+	out := p.sights(p.told(with, network))
+	for _, s := range out {
+		for i := range s.Attempts {
+			if a := &s.Attempts[i]; a.Code == with.decline {
+				a.Code, a.NextStep, a.Field, a.RetrySameMethod = hidden.Code, string(hidden.NextStep), string(hidden.Field), hidden.RetrySameMethod
+			}
+		}
+		for _, due := range s.Notices {
+			for i := range due {
+				if due[i].ShownCode == with.decline {
+					due[i].ShownCode = hidden.Code
+				}
+			}
+		}
+	}
+	p.plain[key] = out
+	return out
 }
 
 // places are the facts that a signal may stand in: all that it fits together, and each alone.
@@ -424,7 +467,7 @@ func TestARiskLevelThatIsNoSignalChangesNothing(t *testing.T) {
 		}
 		quietLevels++
 		for _, sc := range scenes(t) {
-			p := proof{scene: sc, books: rulebook(t), policies: policies(t, sc.facts[0].Livemode), arrangements: arrangements(sc)}
+			p := proof{scene: sc, books: []decline.Rules{{}}, policies: policies(t, sc.facts[0].Livemode), arrangements: arrangements(sc)}
 			facts := p.told(companions[1], "")
 			want := p.sights(facts)
 			for i := range facts {
@@ -436,4 +479,43 @@ func TestARiskLevelThatIsNoSignalChangesNothing(t *testing.T) {
 		}
 	}
 	require.NotZero(t, quietLevels)
+}
+
+// Frame's screening shows as a status of the charge, the transfer or the intent, on events of any type, before or after
+// the charge fails with a reason of its own. An event that is read for such a status alone tells nothing else: what it
+// says of the recipient or of presence would be known of screened payments only.
+func TestAFraudStatusOnAnyEventOfFramesSilencesTheAttempt(t *testing.T) {
+	t.Parallel()
+	statuses := []string{"fraud_held"}
+	for _, e := range decline.All() {
+		if e.Table == decline.FrameStatuses && e.Secret {
+			statuses = append(statuses, e.Code)
+		}
+	}
+	require.Greater(t, len(statuses), 2)
+	p := proof{scene: frameScene(t, "frame", `{}`, "null"), policies: policies(t, false)}
+	for i, body := range frameBodies(`{"session":"off_session","email":"meta@example.com","locale":"fr"}`, `"ba_1"`) {
+		for _, status := range statuses {
+			for _, seconds := range []int64{-20, 20} {
+				body, ok := altered(t, body, memberPath{"status"}, status)
+				require.True(t, ok)
+				about := p.scene.facts[i]
+				event := decoded(t, "frame", bytes.Replace(body, []byte(`"`+about.EventType+`"`), []byte(`"`+about.Object+`.updated"`), 1))
+				event.EventID, event.FailureCode = "evt_screened", ""
+				event.Created += seconds
+				event.ReceivedAt = time.Unix(event.Created, 0).UTC().Add(time.Second)
+				var plain []store.Fact
+				if status == "fraud_declined" { // a refusal, like that of an event that says so by its type
+					plain = []store.Fact{event}
+					plain[0].EventType, plain[0].Status = "transfer.failed", "failed"
+				}
+				for n := range p.scene.facts {
+					uses := []int{0, 1, 2}[:n+1]
+					want := look(append(received(p.told(plainDecline, ""), uses, 0), plain...), decline.Rules{}, p.policies)
+					got := look(append(received(p.told(companions[1], ""), uses, 0), event), decline.Rules{}, p.policies)
+					require.True(t, reflect.DeepEqual(want, got), "%s of a %s: %s", status, about.Object, difference(want, got))
+				}
+			}
+		}
+	}
 }

@@ -217,7 +217,7 @@ func (s *server) publicRoutes(health *console.Health, metrics *prometheus.Regist
 }
 
 func (s *server) httpServer(h http.Handler) *http.Server {
-	server := &http.Server{Handler: h, ErrorLog: zap.NewStdLog(s.log.Named("http").WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))}
+	server := &http.Server{Handler: h, ErrorLog: zap.NewStdLog(s.log.Named("http").WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))} //nolint:gosec // the limits come in the next line
 	webhook.ServerLimits(server)
 	return server
 }
