@@ -301,7 +301,7 @@ func (rd *reading) verdict(f *Facts, class, code *row, most int) Verdict {
 	v := Verdict{
 		Type: typeOf(f, rd, class), Code: code.names, Category: class.category, Severity: class.severity,
 		NextStep: class.next, MerchantNextStep: class.merchant, DecidedBy: decidedBy[rd.bestFact],
-		Disclosable: class.disclose == disclose && !rd.silent, Opinions: code.opinions[0], Unrecognized: rd.strange, NoContact: rd.mute,
+		Disclosable: class.disclose == disclose && !rd.silent, Opinions: code.opinions[0], Unrecognized: rd.strange, NoContact: rd.mute, Hidden: rd.silent,
 	}
 	if f.Source == Frame {
 		v.Opinions = code.opinions[1]

@@ -59,6 +59,9 @@ type Verdict struct {
 	// Disclosable tells whether the customer may learn Code. When false every customer-facing member equals that of
 	// generic_decline, byte for byte.
 	Disclosable bool
+	// Hidden tells that a fraud signal, a block, or something that the catalog does not know stands among the facts. It
+	// is final: whatever else is or becomes known of the attempt, nothing of it may be disclosed.
+	Hidden bool
 	// Public is all that a customer may observe of this verdict. It is computed here, once, and nothing
 	// customer-facing may be derived from any other field.
 	Public Public

@@ -33,6 +33,7 @@ var codeFacts = map[string]func(*decline.Facts, string){
 func requireSilent(t *testing.T, f decline.Facts) {
 	t.Helper()
 	v := decline.Rules{}.Classify(f)
+	require.True(t, v.Hidden)
 	require.False(t, v.Disclosable)
 	require.Equal(t, generic(), v.Public)
 	require.GreaterOrEqual(t, order[v.Retry.Verdict], 2, "never automatic")
@@ -106,6 +107,7 @@ func TestWhatIsNotClassedIsSilent(t *testing.T) {
 		"a Frame code":      {Source: decline.Frame, FailureCode: "brand_new"},
 	} {
 		v := decline.Rules{}.Classify(f)
+		require.True(t, v.Hidden, name)
 		require.False(t, v.Disclosable, name)
 		require.Equal(t, generic(), v.Public, name)
 	}

@@ -142,8 +142,6 @@ func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 		return n
 	}
 	switch {
-	case d.end() != "":
-		return is(store.Canceled, d.end())
 	case pay.Livemode != p.Livemode:
 		return is(store.Suppressed, ReasonWrongMode)
 	case a.verdict.NoContact:
@@ -168,6 +166,8 @@ func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 	}
 	n.Status = store.Held
 	switch {
+	case d.end() != "":
+		return is(store.Canceled, d.end())
 	case pay.Status == Pending:
 		n.Reason = ReasonPaymentPending
 	case d.invoiceUnsaid:

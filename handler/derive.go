@@ -360,7 +360,6 @@ func fill(row *store.Attempt, facts []Fact) {
 	var occurred int64
 	seen := make(map[string]bool)
 	for i, f := range facts {
-		own := rank(f) == 0 // the charge's own
 		if i == 0 || f.Created < occurred {
 			occurred = f.Created
 		}
@@ -377,9 +376,7 @@ func fill(row *store.Attempt, facts []Fact) {
 		first(&row.Invoice, f.Invoice)
 		first(&row.Currency, f.Currency)
 		row.Amount = cmp.Or(row.Amount, f.Amount)
-		if own || isFrame(f) { // a Frame intent carries its charge's code
-			first(&row.FailureCode, f.FailureCode)
-		}
+		first(&row.FailureCode, f.FailureCode) // an intent may carry its charge's
 		first(&row.ErrorCode, f.ErrorCode)
 		first(&row.DeclineCode, f.DeclineCode)
 		first(&row.OutcomeType, f.OutcomeType)
@@ -454,6 +451,7 @@ func hidden(v decline.Verdict) bool {
 func classifiable(f Fact, used int, occurred int64) decline.Facts {
 	c := decline.Facts{
 		Source:             decline.Source(f.Source),
+		FailureCode:        f.FailureCode,
 		ErrorCode:          f.ErrorCode,
 		DeclineCode:        f.DeclineCode,
 		OutcomeType:        f.OutcomeType,
@@ -473,9 +471,6 @@ func classifiable(f Fact, used int, occurred int64) decline.Facts {
 		CardCountry:        f.Country,
 		AttemptsUsed:       used,
 		FailedAt:           time.Unix(occurred, 0).UTC(),
-	}
-	if rank(f) == 0 || isFrame(f) {
-		c.FailureCode = f.FailureCode
 	}
 	if isFrame(f) {
 		c.Status = f.Status

@@ -44,7 +44,7 @@ func TestListsAreReadByTheirIndexes(t *testing.T) {
 			index  string
 		}{
 			{store.FailureFilter{Customer: "cus_7"}, "attempts_customer"},
-			{store.FailureFilter{Customer: "cus_7", After: "fl_9", Within: store.Within{Account: &account, Livemode: &live}}, "attempts_customer"},
+			{store.FailureFilter{Customer: "cus_7", After: "fl_9", Within: store.Within{Account: &account, Livemode: &live}}, "attempts_customer|attempts_account"},
 			{store.FailureFilter{Charge: "ch_7"}, "attempts_charge"},
 			{store.FailureFilter{PaymentID: "pi_7"}, "attempts_payment"},
 			{store.FailureFilter{}, "attempts_newest"},
@@ -53,7 +53,7 @@ func TestListsAreReadByTheirIndexes(t *testing.T) {
 			c.filter.Limit = 10
 			sql, args := store.FailuresSQL(c.filter, after)
 			got := plan(t, conn, sql, args)
-			require.Contains(t, got, c.index, "%+v", c.filter)
+			require.Regexp(t, c.index, got, "%+v", c.filter)
 			require.NotContains(t, got, "Seq Scan on attempts", "%+v", c.filter)
 		}
 		sql, args := store.InboxSQL(store.InboxFilter{Customer: "cus_7", Limit: 10}, after)

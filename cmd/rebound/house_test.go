@@ -143,6 +143,29 @@ func TestComposeFileStartsPostgresMailAndRebound(t *testing.T) {
 	require.Contains(t, file.Volumes, "postgres")
 }
 
+func TestEveryFileThatTheReadmeLinksToIsThere(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	links := regexp.MustCompile(`\]\(([^)#]+)\)`).FindAllSubmatch(raw, -1)
+	require.NotEmpty(t, links)
+	for _, link := range links {
+		target := string(link[1])
+		if !strings.Contains(target, "://") {
+			require.FileExists(t, filepath.Join("..", "..", target))
+		}
+	}
+}
+
+func TestTheReadmeListsEveryVariable(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	for _, name := range variables() {
+		require.Contains(t, string(raw), "`"+name+"`")
+	}
+}
+
 func TestDockerfileBuildsWithTheGoOfGoMod(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile(filepath.Join("..", "..", "Dockerfile"))

@@ -36,6 +36,18 @@ func (h *Hub) Register(e *echo.Echo) {
 	e.GET(ScriptPath, h.module)
 	e.HEAD(ScriptPath, h.module)
 	e.OPTIONS(ScriptPath, h.preflight)
+	others := []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
+	e.Match(append(others, http.MethodHead), EventsPath, h.wrongMethod)
+	e.Match(others, ScriptPath, h.wrongMethod)
+}
+
+// wrongMethod says so to a page of a listed origin too, which could not read the answer otherwise.
+func (h *Hub) wrongMethod(c echo.Context) error {
+	if !h.allow(c) {
+		return problem(c, http.StatusForbidden)
+	}
+	c.Response().Header().Set("Allow", "GET, OPTIONS")
+	return problem(c, http.StatusMethodNotAllowed)
 }
 
 // events is GET /v1/checkout/events.
