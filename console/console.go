@@ -77,8 +77,9 @@ func (s *server) echo() *echo.Echo {
 	e.GET("/openapi.json", s.openAPI)
 
 	if s.Health != nil {
-		e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(s.Health.Healthz)))
-		e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(s.Health.Readyz)))
+		probe := []string{http.MethodGet, http.MethodHead}
+		e.Match(probe, "/healthz", echo.WrapHandler(http.HandlerFunc(s.Health.Healthz)))
+		e.Match(probe, "/readyz", echo.WrapHandler(http.HandlerFunc(s.Health.Readyz)))
 	}
 	if s.Metrics != nil {
 		e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: answerTime})))

@@ -25,6 +25,8 @@ const (
 	maxGroup = 128
 	// maxWaiting is how many deliveries may wait; beyond it the sender is told to come back.
 	maxWaiting = 2048
+	// deepQueue is how many must wait behind a commit before a second begins: small groups cost more than they save.
+	deepQueue = 24
 	// commitTimeout bounds one group's transaction, so that a sender has its answer within 5 s whatever Postgres does.
 	commitTimeout = 4 * time.Second
 )
@@ -36,6 +38,7 @@ type Recorder struct {
 	policy  Policy
 	log     *zap.Logger
 	queue   chan *waiting
+	deep    chan struct{} // wakes the second committer
 	closing chan struct{}
 	done    sync.WaitGroup
 
@@ -54,6 +57,7 @@ func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometh
 	r := &Recorder{
 		store: s, policy: policy, log: log,
 		queue:   make(chan *waiting, maxWaiting),
+		deep:    make(chan struct{}),
 		closing: make(chan struct{}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebound_failures_total", Help: "Failed attempts derived for the first time, by source, category and severity.",
@@ -68,6 +72,7 @@ func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometh
 	r.policy.NotificationID, r.policy.AttemptID = s.NotificationID, s.AttemptID
 	metrics.MustRegister(r.failures, r.unknown, r.groupSize)
 	r.done.Go(r.commitGroups)
+	r.done.Go(r.commitOverflow)
 	return r
 }
 
@@ -87,6 +92,12 @@ func (r *Recorder) Record(ctx context.Context, d Delivery) error {
 	case r.queue <- w:
 	default:
 		return ErrBusy
+	}
+	if len(r.queue) >= deepQueue {
+		select {
+		case r.deep <- struct{}{}:
+		default: // it is at work already
+		}
 	}
 	select {
 	case err := <-w.answer:
@@ -116,6 +127,22 @@ func (r *Recorder) commitGroups() {
 					return
 				}
 			}
+		}
+	}
+}
+
+// commitOverflow is the second committer: it takes one group whenever many wait behind the first.
+func (r *Recorder) commitOverflow() {
+	for {
+		select {
+		case <-r.deep:
+			select {
+			case w := <-r.queue:
+				r.commitGroup(w)
+			default:
+			}
+		case <-r.closing:
+			return
 		}
 	}
 }

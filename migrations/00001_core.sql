@@ -90,6 +90,7 @@ CREATE TABLE facts (
     PRIMARY KEY (payment_id, source, account, livemode, event_id, event_type, api_version)
 );
 
+-- A payment's events update its rows once or twice within minutes: room in the page keeps those updates off the indexes.
 CREATE TABLE payments (
     payment_id text    NOT NULL,
     source     text    NOT NULL,
@@ -110,7 +111,7 @@ CREATE TABLE payments (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
     PRIMARY KEY (payment_id, source, account, livemode)
-);
+) WITH (fillfactor = 80);
 -- A later success of the same customer supersedes what is not sent yet.
 CREATE INDEX payments_customer_success ON payments (customer, succeeded_created)
     WHERE succeeded_created > 0 AND customer <> '';
@@ -204,7 +205,7 @@ CREATE TABLE attempts (
     locale     text NOT NULL,
     events     text NOT NULL, -- event ids, separated by spaces
     updated_at timestamptz NOT NULL
-);
+) WITH (fillfactor = 80);
 CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
 CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';
 CREATE INDEX attempts_customer ON attempts (customer, occurred_at DESC, id DESC) WHERE result = 'failed' AND customer <> '';
@@ -237,7 +238,7 @@ CREATE TABLE notifications (
     read_at    timestamptz,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL
-);
+) WITH (fillfactor = 80);
 CREATE INDEX notifications_payment ON notifications (payment_id, source, account, livemode);
 CREATE INDEX notifications_held ON notifications (due_at) WHERE status = 'held';
 CREATE INDEX notifications_owner ON notifications (owner) WHERE owner <> 0;

@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +85,24 @@ func TestABadCommandLineEndsWithTwo(t *testing.T) {
 	require.Equal(t, 0, exitCode(err))
 }
 
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { panic("broken") }
+
+func TestAPanicIsNotTakenForSuccess(t *testing.T) {
+	t.Parallel()
+	require.PanicsWithValue(t, "broken", func() {
+		_ = run(t.Context(), []string{"explain", "stolen_card", "--json"}, nil, brokenWriter{}, io.Discard)
+	})
+}
+
+func fileWith(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "value")
+	require.NoError(t, os.WriteFile(path, []byte(text+"\n"), 0o600))
+	return path
+}
+
 // endpoint is a provider's view of a server: it verifies, counts and answers.
 type endpointDouble struct {
 	*httptest.Server
@@ -135,6 +156,8 @@ func TestSimulateKnowsTheSecretOfADevOnThisMachine(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, devSecretsFile), []byte(`{"webhook_secret":"`+goodSecret+`"}`), 0o600))
 	e := newEndpoint(t, http.StatusOK)
 	_, _, err := call(t, []string{"DATA_DIR=" + dir}, "simulate", "--url", e.URL, "--case", "sepa")
+	require.NoError(t, err)
+	_, _, err = call(t, []string{"DATA_DIR_FILE=" + fileWith(t, dir)}, "simulate", "--url", e.URL, "--case", "sepa")
 	require.NoError(t, err)
 	require.Zero(t, e.forged)
 }
@@ -223,6 +246,9 @@ func TestARoleServesItsOwnRoutes(t *testing.T) {
 		require.Equal(t, http.StatusOK, status(http.MethodGet, public+"/healthz"), role)
 		require.Equal(t, http.StatusOK, status(http.MethodGet, public+"/readyz"), role)
 		require.Equal(t, http.StatusOK, status(http.MethodGet, admin+"/readyz"), role)
+		for _, url := range []string{public + "/healthz", public + "/readyz", admin + "/healthz", admin + "/readyz"} {
+			require.Equal(t, http.StatusOK, status(http.MethodHead, url), "%s HEAD %s", role, url)
+		}
 		require.Equal(t, http.StatusOK, status(http.MethodGet, admin+"/metrics"), role)
 		require.Equal(t, webhookStatus, status(http.MethodPost, public+"/webhooks/stripe"), role)
 		require.Equal(t, http.StatusNotFound, status(http.MethodGet, public+"/v1/failures"), "the merchant API is the admin listener's")
@@ -255,6 +281,65 @@ func TestAnOpenCheckoutStreamDoesNotHoldUpTheEnd(t *testing.T) {
 	require.NotContains(t, c.stderr.String(), "_secret_")
 }
 
+func TestAServerThatIsToldToEndBeforeItHasPostgresHasNotFailed(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	require.NoError(t, err)
+	defer silent.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, closed.Close())
+	environ := complete("DATA_DIR="+t.TempDir(), "LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "LOG_FORMAT=json")
+	for _, args := range [][]string{{"serve"}, {"dev", "--shop", "127.0.0.1:0"}} {
+		c := start(t, append(environ, "DATABASE_URL=postgres://u:p@"+closed.Addr().String()+"/db?sslmode=disable"), args...)
+		c.stderr.find(t, `(postgres.unreachable)`, c.done)
+		c.cancel()
+		<-c.done
+		require.NoError(t, c.err, args)
+
+		c = start(t, append(environ, "DATABASE_URL=postgres://u:p@"+silent.Addr().String()+"/db?sslmode=disable"), args...)
+		connection, err := silent.Accept()
+		require.NoError(t, err)
+		c.cancel()
+		<-c.done
+		require.NoError(t, c.err, args)
+		_ = connection.Close()
+	}
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, args := range [][]string{{"serve", "--no-download"}, {"dev", "--no-download", "--shop", "127.0.0.1:0"}} {
+		require.NoError(t, run(ended, args, environ, io.Discard, io.Discard), "%v with a private Postgres", args)
+	}
+	err = run(ended, []string{"simulate", "--secret", goodSecret}, nil, io.Discard, io.Discard)
+	require.ErrorIs(t, err, context.Canceled, "a simulation that was cut short is not a success")
+}
+
+func TestASecondSignalEndsTheProgramAtOnce(t *testing.T) {
+	t.Parallel()
+	r, cmd := spawn(t, serveEnv(storetest.New(t), newKey(), nil, setting{"SHUTDOWN_TIMEOUT", "60s"}))
+	half, err := net.Dial("tcp", strings.TrimPrefix(r.public, "http://"))
+	require.NoError(t, err)
+	defer half.Close()
+	_, err = io.WriteString(half, "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{") // holds up the end
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	r.log.wait(t, "server.stopping")
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case err := <-ended:
+			require.ErrorContains(t, err, "terminated", "killed by the signal, not ended by itself")
+			return
+		case <-again.C:
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}
+}
+
 // A mail server that never answers the final dot may take ten minutes; the program must not.
 func TestAMailWithoutAnAnswerDoesNotHoldUpTheEnd(t *testing.T) {
 	t.Parallel()
@@ -263,7 +348,7 @@ func TestAMailWithoutAnAnswerDoesNotHoldUpTheEnd(t *testing.T) {
 	c := start(t, []string{
 		"DATABASE_URL=" + dsn, "ENCRYPTION_KEY=" + seal.GenerateKey(), "STRIPE_WEBHOOK_SECRET=" + goodSecret,
 		"LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "MODE=test", "NOTIFY_HOLD=0s", "SMTP_URL=" + peer.URL(),
-		"MAIL_FROM=pay@shop.example", "MERCHANT_NAME=Shop", "PAYMENT_URL=https://shop.example/", "SHUTDOWN_TIMEOUT=4s",
+		"MAIL_FROM=pay@shop.example", "MAIL_REPLY_TO=help@shop.example", "MERCHANT_NAME=Shop", "PAYMENT_URL=https://shop.example/", "SHUTDOWN_TIMEOUT=4s",
 	}, "serve")
 	public := "http://" + c.stderr.find(t, `"server.listening","listen_addr":"([^"]+)"`, c.done)
 	payment, err := sample.Build("authentication", sample.Params{Seed: 1, Now: time.Now()})

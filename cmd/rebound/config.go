@@ -12,6 +12,7 @@ import (
 	"github.com/caarlos0/env/v11"
 	"go.uber.org/zap"
 
+	"rebound/console"
 	"rebound/decline"
 	"rebound/store/seal"
 )
@@ -20,6 +21,7 @@ import (
 type config struct {
 	DatabaseURL    string `env:"DATABASE_URL" secret:"true"`
 	DataDir        string `env:"DATA_DIR"`
+	PostgresSource string `env:"REBOUND_POSTGRES_URL" secret:"true"` // Maven repository to fetch a private Postgres from
 	MigrateOnStart bool   `env:"MIGRATE_ON_START"`
 	ListenAddr     string `env:"LISTEN_ADDR" envDefault:"127.0.0.1:8080"`
 	AdminAddr      string `env:"ADMIN_ADDR" envDefault:"127.0.0.1:8081"`
@@ -73,13 +75,18 @@ type config struct {
 	keys          []seal.Key
 	stripeSecrets []string
 	frameSecrets  []string
-	tokens        []string
+	tokens        []console.Token
 	profiles      map[string]accountProfile // by acct_…
 	overrides     decline.Overrides
 	from, replyTo mailAddress
 	warnings      []string
-	billingUnset  bool
 }
+
+// The defaults of the listeners, which dev must know before it has a configuration.
+const (
+	defaultListenAddr = "127.0.0.1:8080"
+	defaultAdminAddr  = "127.0.0.1:8081"
+)
 
 // laterVariables are of the contract, but nothing in this version reads them.
 var laterVariables = []string{
@@ -88,7 +95,7 @@ var laterVariables = []string{
 }
 
 // otherVariables are read elsewhere, by the private Postgres.
-var otherVariables = []string{"REBOUND_POSTGRES_BIN", "REBOUND_POSTGRES_URL"}
+var otherVariables = []string{"REBOUND_POSTGRES_BIN"}
 
 // size is a number of bytes, written with a unit or without: 256KiB, 1MB, 65536.
 type size int64
@@ -122,7 +129,7 @@ const (
 	forServing                 // everything
 )
 
-var databaseVariables = []string{"DATABASE_URL", "DATA_DIR", "LOG_LEVEL", "LOG_FORMAT"}
+var databaseVariables = []string{"DATABASE_URL", "DATA_DIR", "REBOUND_POSTGRES_URL", "LOG_LEVEL", "LOG_FORMAT"}
 
 // configFaults is every fault of a configuration at once. It ends the program with exit code 2.
 type configFaults []string
@@ -133,9 +140,14 @@ func (f configFaults) Error() string { return strings.Join(f, "\n") }
 // loadConfig reads the environment ("KEY=value" each). All faults are returned together, as configFaults.
 func loadConfig(environ []string, why purpose) (*config, error) {
 	vars := env.ToMap(environ)
-	known := variables()
 	f := &faults{}
-	readFiles(vars, slices.Concat(known, laterVariables), f)
+	readFiles(vars, slices.Concat(variables(), laterVariables), f)
+	return parseConfig(vars, f, why)
+}
+
+// parseConfig is loadConfig once the files of X_FILE have been read, with what was found wrong of them.
+func parseConfig(vars map[string]string, f *faults, why purpose) (*config, error) {
+	known := variables()
 	c := &config{}
 	parsed := *c
 	if err := env.ParseWithOptions(&parsed, env.Options{Environment: nonEmpty(vars)}); err != nil {
@@ -221,10 +233,7 @@ func addParseFaults(err error, vars map[string]string, f *faults) {
 			want = "a size such as 256KiB or 1MiB"
 		}
 		f.addValue(name, vars[name], "is not "+want)
-		if f.unread == nil {
-			f.unread = map[string]bool{}
-		}
-		f.unread[name] = true
+		f.giveUp(name)
 	}
 }
 

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"rebound/store/seal"
+	"rebound/store/storetest"
 )
 
 const goodSecret = "whsec_0123456789abcdef0123456789"
@@ -21,7 +24,7 @@ func complete(changes ...string) []string {
 	return append([]string{
 		"ENCRYPTION_KEY=" + seal.GenerateKey(), "STRIPE_WEBHOOK_SECRET=" + goodSecret,
 		"SMTP_URL=smtp://user:hunter2secret@mail.example:587", "MAIL_FROM=Shop <billing@shop.example>",
-		"MERCHANT_NAME=Shop", "PAYMENT_URL=https://shop.example/pay/{payment_id}",
+		"MAIL_REPLY_TO=help@shop.example", "MERCHANT_NAME=Shop", "PAYMENT_URL=https://shop.example/pay/{payment_id}",
 	}, changes...)
 }
 
@@ -60,43 +63,51 @@ func TestACompleteConfigurationHasTheContractsDefaults(t *testing.T) {
 func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
 	t.Parallel()
 	for set, want := range map[string]string{
-		"STRIPE_WEBHOOK_SECRET=":                                "STRIPE_WEBHOOK_SECRET: is required",
-		"STRIPE_WEBHOOK_SECRET=" + goodSecret + ",":             "STRIPE_WEBHOOK_SECRET: item 2 of 2 is empty",
-		"STRIPE_WEBHOOK_SECRET=whsec_short":                     "STRIPE_WEBHOOK_SECRET: item 1 of 1 has 11 bytes",
-		"FRAME_WEBHOOK_SECRET=short":                            "FRAME_WEBHOOK_SECRET: item 1 of 1 has 5 bytes",
-		"ENCRYPTION_KEY=":                                       "ENCRYPTION_KEY: is required",
-		"ENCRYPTION_KEY=bm90IDMyIGJ5dGVz":                       "ENCRYPTION_KEY: key 1 of 1 has 12 bytes",
-		"SMTP_URL=http://mail.example":                          "SMTP_URL: scheme must be smtp or smtps",
-		"MAIL_FROM=":                                            "MAIL_FROM: is required with SMTP_URL",
-		"MAIL_FROM=nobody":                                      "MAIL_FROM: is not one address",
-		"MAIL_REPLY_TO=a@b.example, c@d.example":                "MAIL_REPLY_TO: is not one address",
-		"MERCHANT_NAME=":                                        "MERCHANT_NAME: is required with SMTP_URL",
-		"PAYMENT_URL=":                                          "PAYMENT_URL: is required with SMTP_URL",
-		"PAYMENT_URL=http://shop.example/pay":                   `PAYMENT_URL: "http://shop.example/pay" must begin with https://`,
-		"PAYMENT_URL=javascript:alert(1)":                       "PAYMENT_URL: ",
-		"PAYMENT_URL=https://{payment_id}.example/":             "PAYMENT_URL: ",
-		"PAYMENT_URL=https://shop.example/{payment}":            "PAYMENT_URL: ",
-		"MODE=production":                                       `MODE: "production" is not one of live, test`,
-		"NOTIFY_HOLD=60":                                        `NOTIFY_HOLD: "60" is not a duration`,
-		"NOTIFY_HOLD=-1s":                                       `NOTIFY_HOLD: "-1s" is negative`,
-		"NOTIFY_MAX_AGE=0s":                                     "NOTIFY_MAX_AGE: ",
-		"REMINDERS=72h,24h":                                     "REMINDERS: the waits must be above zero and rise",
-		"REMINDERS=soon":                                        `REMINDERS: "soon" is not durations`,
-		"NOTIFY_UNKNOWN=never":                                  `NOTIFY_UNKNOWN: "never" is not one of mail, inbox`,
-		"BILLING_NOTIFICATIONS=both":                            `BILLING_NOTIFICATIONS: "both" is not one of stripe, ours`,
-		"MAIL_DELIVERY=once":                                    `MAIL_DELIVERY: "once" is not one of at-least-once, at-most-once`,
-		"MAX_RETRIES_PER_CHARGE=9":                              `MAX_RETRIES_PER_CHARGE: "9" is not between 1 and 8`,
-		"MAIL_PER_DAY=-2":                                       `MAIL_PER_DAY: "-2" is below -1`,
-		"MAIL_PER_DAY=many":                                     `MAIL_PER_DAY: "many" is not a whole number`,
-		"BODY_LIMIT=lots":                                       `BODY_LIMIT: "lots" is not a size`,
-		"BODY_LIMIT=1GiB":                                       `BODY_LIMIT: "1GiB" is not a size`,
-		"BODY_LIMIT=100":                                        "BODY_LIMIT: is not between",
-		"LISTEN_ADDR=8080":                                      `LISTEN_ADDR: "8080" is not host:port`,
-		"ADMIN_ADDR=0.0.0.0:8081":                               "API_TOKEN: is required because ADMIN_ADDR is not a loopback address",
-		"ADMIN_ADDR=:8081":                                      "API_TOKEN: is required because ADMIN_ADDR is not a loopback address",
-		"ADMIN_ADDR=127.0.0.1:8080":                             "ADMIN_ADDR: is the same as LISTEN_ADDR",
-		"API_TOKEN=a,,b":                                        "API_TOKEN: item 2 of 3 is empty",
-		"API_TOKEN=a@cus_1":                                     "API_TOKEN: item 1 of 1: what follows the @",
+		"STRIPE_WEBHOOK_SECRET=":                     "STRIPE_WEBHOOK_SECRET: is required",
+		"STRIPE_WEBHOOK_SECRET=" + goodSecret + ",":  "STRIPE_WEBHOOK_SECRET: item 2 of 2 is empty",
+		"STRIPE_WEBHOOK_SECRET=whsec_short":          "STRIPE_WEBHOOK_SECRET: item 1 of 1 has 11 bytes",
+		"FRAME_WEBHOOK_SECRET=short":                 "FRAME_WEBHOOK_SECRET: item 1 of 1 has 5 bytes",
+		"ENCRYPTION_KEY=":                            "ENCRYPTION_KEY: is required",
+		"ENCRYPTION_KEY=bm90IDMyIGJ5dGVz":            "ENCRYPTION_KEY: key 1 of 1 has 12 bytes",
+		"SMTP_URL=http://mail.example":               "SMTP_URL: scheme must be smtp or smtps",
+		"MAIL_FROM=":                                 "MAIL_FROM: is required with SMTP_URL",
+		"MAIL_REPLY_TO=":                             "MAIL_REPLY_TO: is required with SMTP_URL",
+		"MAIL_FROM=nobody":                           "MAIL_FROM: is not one address",
+		"MAIL_REPLY_TO=a@b.example, c@d.example":     "MAIL_REPLY_TO: is not one address",
+		"MERCHANT_NAME=":                             "MERCHANT_NAME: is required with SMTP_URL",
+		"PAYMENT_URL=":                               "PAYMENT_URL: is required with SMTP_URL",
+		"PAYMENT_URL=http://shop.example/pay":        `PAYMENT_URL: "http://shop.example/pay" must begin with https://`,
+		"PAYMENT_URL=javascript:alert(1)":            "PAYMENT_URL: ",
+		"PAYMENT_URL=https://{payment_id}.example/":  "PAYMENT_URL: ",
+		"PAYMENT_URL=https://shop.example/{payment}": "PAYMENT_URL: ",
+		"MODE=production":                            `MODE: "production" is not one of live, test`,
+		"NOTIFY_HOLD=60":                             `NOTIFY_HOLD: "60" is not a duration`,
+		"NOTIFY_HOLD=-1s":                            `NOTIFY_HOLD: "-1s" is negative`,
+		"NOTIFY_MAX_AGE=0s":                          "NOTIFY_MAX_AGE: ",
+		"REMINDERS=72h,24h":                          "REMINDERS: the waits must be above zero and rise",
+		"REMINDERS=soon":                             `REMINDERS: "soon" is not durations`,
+		"NOTIFY_UNKNOWN=never":                       `NOTIFY_UNKNOWN: "never" is not one of mail, inbox`,
+		"BILLING_NOTIFICATIONS=both":                 `BILLING_NOTIFICATIONS: "both" is not one of stripe, ours`,
+		"MAIL_DELIVERY=once":                         `MAIL_DELIVERY: "once" is not one of at-least-once, at-most-once`,
+		"MAX_RETRIES_PER_CHARGE=9":                   `MAX_RETRIES_PER_CHARGE: "9" is not between 1 and 8`,
+		"MAIL_PER_DAY=-2":                            `MAIL_PER_DAY: "-2" is below -1`,
+		"MAIL_PER_DAY=many":                          `MAIL_PER_DAY: "many" is not a whole number`,
+		"BODY_LIMIT=lots":                            `BODY_LIMIT: "lots" is not a size`,
+		"BODY_LIMIT=1GiB":                            `BODY_LIMIT: "1GiB" is not a size`,
+		"BODY_LIMIT=100":                             "BODY_LIMIT: is not between",
+		"LISTEN_ADDR=8080":                           `LISTEN_ADDR: "8080" is not host:port`,
+		"ADMIN_ADDR=0.0.0.0:8081":                    "API_TOKEN: is required because ADMIN_ADDR is not a loopback address",
+		"ADMIN_ADDR=:8081":                           "API_TOKEN: is required because ADMIN_ADDR is not a loopback address",
+		"ADMIN_ADDR=127.0.0.1:8080":                  "ADMIN_ADDR: is the same as LISTEN_ADDR",
+		"API_TOKEN=a,,b":                             "API_TOKEN: item 2 of 3 is empty",
+		"ADMIN_ADDR=garbage":                         `ADMIN_ADDR: "garbage" is not host:port`,
+		"API_TOKEN=tök":                              "API_TOKEN: item 1 of 1: a token may hold only visible ASCII",
+		"API_TOKEN=a@acct_1!":                        "API_TOKEN: item 1 of 1: what follows @",
+		"API_TOKEN=a@acct_1,b,a":                     "API_TOKEN: item 3 of 3 is an earlier token with another scope",
+		"API_TOKEN=a@acct_1,a@acct_2":                "API_TOKEN: item 2 of 2 is an earlier token with another scope",
+		"REBOUND_POSTGRES_URL=http://mirror.example": "REBOUND_POSTGRES_URL: is not the https address",
+		"STRIPE_WEBHOOK_SECRET=\x00STRIPE_WEBHOOK_SECRET_FILE=/nowhere/at/all": "STRIPE_WEBHOOK_SECRET_FILE: there is no file",
+		"API_TOKEN=a@cus_1": "API_TOKEN: item 1 of 1: what follows @",
 		"CHECKOUT_ORIGINS=https://shop.example/checkout":        `CHECKOUT_ORIGINS: "https://shop.example/checkout" is not an origin`,
 		"CHECKOUT_ORIGINS=*":                                    `CHECKOUT_ORIGINS: "*" is not an origin`,
 		"PUBLIC_URL=rebound.example":                            `PUBLIC_URL: "rebound.example" is not a web address`,
@@ -108,7 +119,7 @@ func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
 		"STRIPE_API_KEY_FILE=/nowhere/at/all":                   "STRIPE_API_KEY_FILE: there is no file",
 		"STRIPE_WEBHOOK_SECRET_FILE=/nowhere/but/the/value/too": "STRIPE_WEBHOOK_SECRET: is given twice",
 	} {
-		lines := faultsOf(t, complete(set), forServing)
+		lines := faultsOf(t, complete(strings.Split(set, "\x00")...), forServing)
 		require.Len(t, lines, 1, set)
 		require.Contains(t, lines[0], want, set)
 	}
@@ -130,11 +141,11 @@ func TestAllFaultsComeTogetherAndNoneShowsASecret(t *testing.T) {
 	require.NotContains(t, text, "hunter2secret")
 	for _, name := range []string{
 		"DATABASE_URL", "API_TOKEN", "ENCRYPTION_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_API_KEY", "MODE", "SMTP_URL",
-		"MAIL_FROM", "MERCHANT_NAME", "PAYMENT_URL", "NOTIFY_HOLD",
+		"MAIL_FROM", "MAIL_REPLY_TO", "MERCHANT_NAME", "PAYMENT_URL", "NOTIFY_HOLD",
 	} {
 		require.Equal(t, 1, strings.Count("\n"+text, "\n"+name+": "), "%s in %s", name, text)
 	}
-	require.Equal(t, 11, strings.Count(text, "\n"), "one line for each fault and nothing else")
+	require.Equal(t, 12, strings.Count(text, "\n"), "one line for each fault and nothing else")
 }
 
 func TestAFileGivesAValueWithoutItsLastNewline(t *testing.T) {
@@ -153,6 +164,28 @@ func TestMigrateNeedsNothingButTheDatabase(t *testing.T) {
 	t.Parallel()
 	require.Empty(t, faultsOf(t, []string{"DATABASE_URL=postgres://h/db"}, forDatabase))
 	require.Len(t, faultsOf(t, []string{"DATABASE_URL=x y", "MODE=z"}, forDatabase), 1)
+	require.Len(t, faultsOf(t, []string{"REBOUND_POSTGRES_URL=nonsense"}, forDatabase), 1)
+	c, err := loadConfig([]string{"REBOUND_POSTGRES_URL=https://mirror.example/maven"}, forDatabase)
+	require.NoError(t, err)
+	require.Equal(t, "https://mirror.example/maven", c.PostgresSource)
+}
+
+func TestAListenAddressWithoutAnAddressIsAFaultAndABusyPortIsNot(t *testing.T) {
+	t.Parallel()
+	_, _, err := call(t, complete("LISTEN_ADDR=no..such:80"), "serve")
+	require.Equal(t, 2, exitCode(err), "%v", err)
+	require.ErrorContains(t, err, `LISTEN_ADDR: "no..such:80" cannot be resolved`)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	_, _, err = call(t, complete("DATABASE_URL="+storetest.New(t), "LISTEN_ADDR="+taken.Addr().String()), "serve")
+	require.Equal(t, 1, exitCode(err), "%v", err)
+}
+
+func TestTheMemoryLimitLeavesRoomBelowTheOneThatKills(t *testing.T) {
+	t.Parallel()
+	tuneMemory(nil)
+	require.EqualValues(t, 384<<20, debug.SetMemoryLimit(-1))
 }
 
 func TestSimilarAndFutureVariablesAreWarnedOf(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"rebound/store/localpg"
@@ -26,7 +25,7 @@ func openDatabase(ctx context.Context, c *config, noDownload bool, log func(stri
 		return &database{dsn: c.DatabaseURL, about: "the one of DATABASE_URL", stop: func() {}}, nil
 	}
 	server, err := localpg.Start(ctx, localpg.Config{
-		DataDir: c.DataDir, NoDownload: noDownload, SourceURL: os.Getenv("REBOUND_POSTGRES_URL"), Log: log, Progress: progress,
+		DataDir: c.DataDir, NoDownload: noDownload, SourceURL: c.PostgresSource, Log: log, Progress: progress,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting a private Postgres: %w", err)

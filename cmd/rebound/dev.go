@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,8 +60,18 @@ func (d *devCommand) Run(ctx context.Context, p *program) error {
 	if !loopback(d.Shop) {
 		return usageError{errors.New("--shop must be a loopback address: the demo is open to whoever reaches it")}
 	}
-	vars := env.ToMap(p.environ)
-	dir, err := dataDir(vars)
+	h := &devHouse{command: d, program: p, vars: env.ToMap(p.environ)}
+	if h.vars["SMTP_URL"] != "" || h.vars["SMTP_URL_FILE"] != "" {
+		h.say("SMTP_URL is not used: dev captures all mail")
+		delete(h.vars, "SMTP_URL_FILE")
+	}
+	// What dev reads or sets itself would else be given twice, by itself and by its X_FILE.
+	f := &faults{}
+	readFiles(h.vars, slices.Concat(variables(), laterVariables), f)
+	if err := h.check(ctx, f); err != nil {
+		return unlessEnded(ctx, err)
+	}
+	dir, err := dataDir(h.vars)
 	if err != nil {
 		return err
 	}
@@ -76,9 +87,21 @@ func (d *devCommand) Run(ctx context.Context, p *program) error {
 	if err != nil {
 		return err
 	}
-	h := &devHouse{command: d, program: p, dir: dir, vars: vars}
+	h.dir = dir
 	defer h.close()
-	return h.run(ctx, secrets)
+	return unlessEnded(ctx, h.run(ctx, secrets))
+}
+
+// check finds the faults of the configuration while nothing listens yet and nothing was made.
+func (h *devHouse) check(ctx context.Context, f *faults) error {
+	c, err := parseConfig(env.ToMap(h.environ(newSecrets(), devAddresses{
+		public: orDefault(h.vars["LISTEN_ADDR"], defaultListenAddr), admin: orDefault(h.vars["ADMIN_ADDR"], defaultAdminAddr),
+		shop: "127.0.0.1:1", smtp: "smtp://127.0.0.1:1?tls=none",
+	})), f, forServing)
+	if err != nil {
+		return err
+	}
+	return c.resolveListeners(ctx)
 }
 
 func dataDir(vars map[string]string) (string, error) {
@@ -96,11 +119,16 @@ func dataDir(vars map[string]string) (string, error) {
 	return dir, nil
 }
 
+func newSecrets() devSecrets {
+	return devSecrets{EncryptionKey: seal.GenerateKey(), WebhookSecret: "whsec_dev_" + rand.Text(), APIToken: "dev_" + rand.Text()}
+}
+
 func keptSecrets(path string) (devSecrets, error) {
 	var s devSecrets
 	content, err := os.ReadFile(path) //nolint:gosec // below DATA_DIR
 	if err == nil {
-		if err := json.Unmarshal(content, &s); err != nil || s.EncryptionKey == "" || s.WebhookSecret == "" || s.APIToken == "" {
+		err := json.Unmarshal(content, &s)
+		if _, keyErr := seal.ParseKeys(s.EncryptionKey); err != nil || keyErr != nil || len(s.WebhookSecret) < minSecret || s.APIToken == "" {
 			return s, fmt.Errorf("reading %s: it is damaged; remove it together with the data directory to start afresh", path)
 		}
 		return s, nil
@@ -108,7 +136,7 @@ func keptSecrets(path string) (devSecrets, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return s, fmt.Errorf("reading the kept secrets: %w", err)
 	}
-	s = devSecrets{EncryptionKey: seal.GenerateKey(), WebhookSecret: "whsec_dev_" + rand.Text(), APIToken: "dev_" + rand.Text()}
+	s = newSecrets()
 	content, err = json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return s, fmt.Errorf("encoding the secrets: %w", err)
@@ -179,12 +207,12 @@ func (h *devHouse) listenNear(what, address string) (net.Listener, error) {
 
 func (h *devHouse) run(ctx context.Context, secrets devSecrets) (err error) {
 	started := time.Now()
-	public, err := h.listenNear("the public listener", orDefault(h.vars["LISTEN_ADDR"], "127.0.0.1:8080"))
+	public, err := h.listenNear("the public listener", orDefault(h.vars["LISTEN_ADDR"], defaultListenAddr))
 	if err != nil {
 		return err
 	}
 	defer public.Close()
-	admin, err := h.listenNear("the admin listener", orDefault(h.vars["ADMIN_ADDR"], "127.0.0.1:8081"))
+	admin, err := h.listenNear("the admin listener", orDefault(h.vars["ADMIN_ADDR"], defaultAdminAddr))
 	if err != nil {
 		return err
 	}
@@ -203,7 +231,9 @@ func (h *devHouse) run(ctx context.Context, secrets devSecrets) (err error) {
 	}
 	h.smtp = demo.StartSMTP(capture, h.mailbox)
 
-	c, err := loadConfig(h.environ(secrets, public, admin, shop), forServing)
+	c, err := loadConfig(h.environ(secrets, devAddresses{
+		public: public.Addr().String(), admin: admin.Addr().String(), shop: shop.Addr().String(), smtp: h.smtp.URL(),
+	}), forServing)
 	if err != nil {
 		return err
 	}
@@ -226,36 +256,41 @@ func (h *devHouse) run(ctx context.Context, secrets devSecrets) (err error) {
 	})
 }
 
+// devAddresses is where dev's parts listen, each as host:port but the mail catcher's URL.
+type devAddresses struct{ public, admin, shop, smtp string }
+
 // environ is the environment with dev's own defaults. Mail is always captured: samples must never reach anybody.
-func (h *devHouse) environ(secrets devSecrets, public, admin, shop net.Listener) []string {
-	shopURL := urlOf(shop)
+func (h *devHouse) environ(secrets devSecrets, at devAddresses) []string {
+	shopURL := urlAt(at.shop)
 	vars := make(map[string]string, len(h.vars))
 	for name, value := range h.vars {
 		vars[name] = value
 	}
-	if vars["SMTP_URL"] != "" || vars["SMTP_URL_FILE"] != "" {
-		h.say("SMTP_URL is not used: dev captures all mail")
-		delete(vars, "SMTP_URL_FILE")
+	for name, value := range map[string]string{
+		"SMTP_URL": at.smtp, "DATA_DIR": h.dir, "LISTEN_ADDR": at.public, "ADMIN_ADDR": at.admin,
+	} {
+		if vars[name+"_FILE"] == "" { // left there only where it is at fault
+			vars[name] = value
+		}
 	}
-	vars["SMTP_URL"] = h.smtp.URL()
-	vars["DATA_DIR"] = h.dir
-	vars["LISTEN_ADDR"], vars["ADMIN_ADDR"] = public.Addr().String(), admin.Addr().String()
 	for name, value := range map[string]string{
 		"MODE": "test", "NOTIFY_HOLD": "2s", "NOTIFY_HOLD_WEAK": "2s", "LOG_LEVEL": "warn", "SHUTDOWN_TIMEOUT": "5s",
 		"ENCRYPTION_KEY": secrets.EncryptionKey, "STRIPE_WEBHOOK_SECRET": secrets.WebhookSecret, "API_TOKEN": secrets.APIToken,
 		"MERCHANT_NAME": "Demo Shop", "MERCHANT_URL": shopURL + "/shop", "MAIL_FROM": "billing@demo-shop.example",
-		"SUPPORT_EMAIL": "help@demo-shop.example", "PAYMENT_URL": shopURL + "/shop/pay/{payment_id}",
+		"MAIL_REPLY_TO": "help@demo-shop.example", "SUPPORT_EMAIL": "help@demo-shop.example", "PAYMENT_URL": shopURL + "/shop/pay/{payment_id}",
 	} {
 		if vars[name] == "" && vars[name+"_FILE"] == "" {
 			vars[name] = value
 		}
 	}
-	_, port, _ := net.SplitHostPort(shop.Addr().String())
+	_, port, _ := net.SplitHostPort(at.shop)
 	origins := []string{shopURL, "http://127.0.0.1:" + port, "http://localhost:" + port}
 	if own := vars["CHECKOUT_ORIGINS"]; own != "" {
 		origins = append(origins, own)
 	}
-	vars["CHECKOUT_ORIGINS"] = strings.Join(origins, ",")
+	if vars["CHECKOUT_ORIGINS_FILE"] == "" {
+		vars["CHECKOUT_ORIGINS"] = strings.Join(origins, ",")
+	}
 	environ := make([]string, 0, len(vars))
 	for name, value := range vars {
 		environ = append(environ, name+"="+value)
@@ -320,10 +355,7 @@ func (h *devHouse) postSamples(ctx context.Context, post func(context.Context, s
 
 func (h *devHouse) printTable(w io.Writer, s *server, shop, console, endpoint, secret string, took time.Duration) {
 	fmt.Fprintf(w, "\nRebound runs (started in %.1f s). Ctrl-C stops all of it.\n\n", took.Seconds())
-	token := ""
-	if len(s.config.tokens) > 0 {
-		token, _, _ = strings.Cut(s.config.tokens[0], "@")
-	}
+	token, _, _ := strings.Cut(splitList(s.config.APIToken)[0], "@")
 	for _, l := range [][2]string{
 		{"Console", console}, {"", "log in with the token " + token},
 		{"Demo shop", shop + "/shop"}, {"", "a declined payment, told live"},

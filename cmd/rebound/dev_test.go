@@ -158,8 +158,9 @@ func TestDevShowsAFailedPaymentToEverybodyConcerned(t *testing.T) {
 	defer taken.Close()
 	dir := dataDirectory(t)
 	environ := []string{
-		"DATA_DIR=" + dir, "LISTEN_ADDR=" + taken.Addr().String(), "ADMIN_ADDR=127.0.0.1:0", "LOG_LEVEL=info",
-		"SMTP_URL=smtp://never.used.example:25",
+		"DATA_DIR_FILE=" + fileWith(t, dir), "LISTEN_ADDR_FILE=" + fileWith(t, taken.Addr().String()),
+		"ADMIN_ADDR_FILE=" + fileWith(t, "127.0.0.1:0"), "CHECKOUT_ORIGINS_FILE=" + fileWith(t, "https://shop.example"),
+		"LOG_LEVEL=info", "SMTP_URL_FILE=/nowhere/at/all",
 	}
 	c := start(t, environ, "dev", "--no-download", "--shop", "127.0.0.1:0")
 	select {
@@ -221,6 +222,30 @@ func TestDevShowsAFailedPaymentToEverybodyConcerned(t *testing.T) {
 	unlock, err := lockFile(filepath.Join(dir, "dev.lock"))
 	require.NoError(t, err, "the directory is free again")
 	unlock()
+}
+
+func TestDevMakesNothingOfABadConfiguration(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	for set, want := range map[string][]string{
+		"NOTIFY_HOLD=soon":                                 {`NOTIFY_HOLD: "soon" is not a duration`},
+		"LISTEN_ADDR=garbage":                              {`LISTEN_ADDR: "garbage" is not host:port`},
+		"ADMIN_ADDR=no..such:80":                           {`ADMIN_ADDR: "no..such:80" cannot be resolved`},
+		"LISTEN_ADDR_FILE=/nowhere\x00MODE=x":              {"LISTEN_ADDR_FILE: there is no file", `MODE: "x"`},
+		"LISTEN_ADDR=127.0.0.1:0\x00LISTEN_ADDR_FILE=/two": {"LISTEN_ADDR: is given twice"},
+		"API_TOKEN=tök":                                    {"API_TOKEN: item 1 of 1"},
+	} {
+		environ := append(strings.Split(set, "\x00"), "DATA_DIR="+dir)
+		_, _, err := call(t, environ, "dev", "--no-download", "--shop", "127.0.0.1:0")
+		var lines configFaults
+		require.ErrorAs(t, err, &lines, set)
+		require.Len(t, lines, len(want), set)
+		for i := range want {
+			require.Contains(t, lines[i], want[i], set)
+		}
+	}
+	_, err := os.Stat(dir)
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 // waitFor closes the channel when something has been printed.

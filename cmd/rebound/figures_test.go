@@ -381,10 +381,16 @@ func median(values []float64) float64 {
 }
 
 func TestFigureIngest(t *testing.T) {
-	rounds := 1
+	rounds := 3
+	if n, err := strconv.Atoi(os.Getenv("ROUNDS")); err == nil {
+		rounds = n
+	}
 	a := newArena(t)
 	rates := make(map[string][]float64)
 	order := []string{"null", "naive", "pgbench", "rebound"}
+	if only := os.Getenv("CONTESTANTS"); only != "" {
+		order = strings.Split(only, ",")
+	}
 	for round := range rounds {
 		for _, name := range order {
 			var rate float64

@@ -17,6 +17,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
@@ -47,8 +48,14 @@ type exited int
 // is done and everything has been shut down.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (err error) {
 	defer func() {
-		if code, ok := recover().(exited); ok && code != 0 {
-			err = usageError{errors.New("ended by the command line")}
+		switch cause := recover().(type) {
+		case nil:
+		case exited:
+			if cause != 0 {
+				err = usageError{errors.New("ended by the command line")}
+			}
+		default:
+			panic(cause)
 		}
 	}()
 	parser, err := kong.New(&commands{},
@@ -71,6 +78,14 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return usageError{err}
 	}
 	return command.Run()
+}
+
+// unlessEnded is nil for the error of a server whose start was cut short because it was told to end: that is no failure.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // usageError is a command line that cannot be understood.

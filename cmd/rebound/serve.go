@@ -25,12 +25,19 @@ func (s *serveCommand) Run(ctx context.Context, p *program) error {
 	if err != nil {
 		return err
 	}
+	if err := c.resolveListeners(ctx); err != nil {
+		return err
+	}
 	log, err := newLogger(p.stderr, c.LogLevel, c.LogFormat)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced
 	tuneMemory(p.environ)
+	return unlessEnded(ctx, s.serve(ctx, c, p, log))
+}
+
+func (s *serveCommand) serve(ctx context.Context, c *config, p *program, log *zap.Logger) error {
 	db, err := openDatabase(ctx, c, s.NoDownload, log.Sugar().Infof, p.stderr)
 	if err != nil {
 		return err
@@ -49,7 +56,9 @@ func (s *serveCommand) Run(ctx context.Context, p *program) error {
 // tuneMemory trades memory for fewer collections, which an event costs a fifth of its time in. A limit keeps the heap
 // from running away; both yield to the runtime's own variables.
 func tuneMemory(environ []string) {
-	const limit = 512 << 20 // bytes; far above what a busy replica uses
+	// In bytes: far above what a busy replica uses, and below the 512 MiB after which the README's unit file lets it be
+	// killed, which count more than the heap.
+	const limit = 384 << 20
 	set := func(name string) bool {
 		for _, v := range environ {
 			if strings.HasPrefix(v, name+"=") {
@@ -104,10 +113,12 @@ func listen(c *config) (public, admin net.Listener, err error) {
 }
 
 // urlOf is how this machine reaches a listener.
-func urlOf(l net.Listener) string {
-	host, port, err := net.SplitHostPort(l.Addr().String())
+func urlOf(l net.Listener) string { return urlAt(l.Addr().String()) }
+
+func urlAt(address string) string {
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return "http://" + l.Addr().String()
+		return "http://" + address
 	}
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host = "localhost"

@@ -465,7 +465,8 @@ func TestAChannelIsGivenThePublicViewAlone(t *testing.T) {
 	}
 }
 
-// The Sender holds the whole attempt when it writes a letter. It reads the public view of it, and nothing else.
+// The Sender holds the whole attempt when it writes a letter. It reads the public view of it and its age, and nothing
+// else.
 func TestTheSenderReadsThePublicViewOfAnAttemptAlone(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("..", "..", "notify", "*.go"))
@@ -494,5 +495,5 @@ func TestTheSenderReadsThePublicViewOfAnAttemptAlone(t *testing.T) {
 		})
 		require.Zero(t, members, "%s hands an attempt on as a whole", name)
 	}
-	require.Equal(t, []string{"PublicCode", "PublicField", "PublicNextStep", "PublicRetry"}, slices.Sorted(maps.Keys(read)))
+	require.Equal(t, []string{"PublicCode", "PublicField", "PublicNextStep", "PublicRetry", "ReceivedAt"}, slices.Sorted(maps.Keys(read)))
 }

@@ -108,7 +108,7 @@ func (s *simulateCommand) secret(p *program) (string, error) {
 	}
 	vars := env.ToMap(p.environ)
 	f := &faults{}
-	readFiles(vars, []string{"STRIPE_WEBHOOK_SECRET"}, f)
+	readFiles(vars, []string{"STRIPE_WEBHOOK_SECRET", "DATA_DIR"}, f)
 	if len(f.lines) > 0 {
 		return "", configFaults(f.lines)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap/zapcore"
 
+	"rebound/console"
 	"rebound/decline"
 	"rebound/notify/email"
 	"rebound/notify/link"
@@ -68,6 +70,14 @@ func (f *faults) sorted(order []string) []string {
 	return slices.Compact(lines)
 }
 
+// giveUp says that the value of a variable could not be read.
+func (f *faults) giveUp(variable string) {
+	if f.unread == nil {
+		f.unread = map[string]bool{}
+	}
+	f.unread[variable] = true
+}
+
 // readFiles replaces each X_FILE by the content of the file that it names, without the newline at its end.
 func readFiles(vars map[string]string, known []string, f *faults) {
 	for _, name := range known {
@@ -80,22 +90,28 @@ func readFiles(vars map[string]string, known []string, f *faults) {
 			continue
 		}
 		content, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+		what := ""
 		switch {
 		case errors.Is(err, os.ErrNotExist):
-			f.add(name+"_FILE", "there is no file %s", path)
+			what = "there is no file"
 		case errors.Is(err, os.ErrPermission):
-			f.add(name+"_FILE", "may not be read: %s", path)
+			what = "may not be read:"
 		case err != nil:
-			f.add(name+"_FILE", "cannot be read: %s", path)
+			what = "cannot be read:"
 		case len(content) > 1<<20:
-			f.add(name+"_FILE", "is larger than 1 MiB: %s", path)
+			what = "is larger than 1 MiB:"
 		case bytes.IndexByte(content, 0) >= 0:
-			f.add(name+"_FILE", "holds a zero byte: %s", path)
+			what = "holds a zero byte:"
 		case len(bytes.TrimSpace(content)) == 0:
-			f.add(name+"_FILE", "is an empty file: %s", path)
-		default:
-			vars[name] = strings.TrimRight(string(content), "\r\n")
+			what = "is an empty file:"
 		}
+		if what != "" {
+			f.add(name+"_FILE", "%s %s", what, path)
+			f.giveUp(name)
+			continue
+		}
+		vars[name] = strings.TrimRight(string(content), "\r\n")
+		delete(vars, name+"_FILE")
 	}
 }
 
@@ -113,7 +129,7 @@ func (c *config) validate(f *faults) {
 		f.addValue("LOG_LEVEL", c.LogLevel, "is not one of debug, info, warn, error")
 	}
 	if c.BillingNotifications == "" {
-		c.BillingNotifications, c.billingUnset = "stripe", true
+		c.BillingNotifications = "stripe"
 		if c.Mode == "live" {
 			c.warnings = append(c.warnings, "BILLING_NOTIFICATIONS is not set: failures of invoices are left to Stripe's "+
 				"own mails (stripe). Check that Stripe's billing settings send them, or set ours")
@@ -181,25 +197,17 @@ func (c *config) validateListeners(f *faults) {
 		_, port, err := net.SplitHostPort(addr)
 		if n, bad := strconv.Atoi(port); err != nil || bad != nil || n < 0 || n > 65535 {
 			f.addValue(name, addr, "is not host:port, such as 127.0.0.1:8080 or :0")
+			f.giveUp(name)
 		}
 	}
 	if c.ListenAddr == c.AdminAddr && !strings.HasSuffix(c.ListenAddr, ":0") {
 		f.add("ADMIN_ADDR", "is the same as LISTEN_ADDR; the merchant API must have a listener of its own")
 	}
-	if c.APIToken == "" && !loopback(c.AdminAddr) {
+	if c.APIToken == "" && !f.unread["ADMIN_ADDR"] && !loopback(c.AdminAddr) {
 		f.add("API_TOKEN", "is required because ADMIN_ADDR is not a loopback address")
 	}
 	if c.APIToken != "" {
-		c.tokens = splitList(c.APIToken)
-		for i, item := range c.tokens {
-			token, account, scoped := strings.Cut(item, "@")
-			switch {
-			case token == "" || strings.ContainsAny(item, " \t"):
-				f.add("API_TOKEN", "item %d of %d is empty or holds a space", i+1, len(c.tokens))
-			case scoped && !strings.HasPrefix(account, "acct_"):
-				f.add("API_TOKEN", "item %d of %d: what follows the @ is not an account (acct_…)", i+1, len(c.tokens))
-			}
-		}
+		c.tokens = tokens(f, splitList(c.APIToken))
 	}
 	if c.PublicURL != "" {
 		if _, err := webURL(c.PublicURL, true); err != nil {
@@ -222,6 +230,11 @@ func (c *config) validateListeners(f *faults) {
 			f.add("DATABASE_URL", "is not a Postgres connection string, such as postgres://user:password@host:5432/rebound")
 		}
 	}
+	if c.PostgresSource != "" {
+		if u, err := url.Parse(c.PostgresSource); err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Host)) {
+			f.add("REBOUND_POSTGRES_URL", "is not the https address of a Maven repository")
+		}
+	}
 	if c.EncryptionKey == "" {
 		f.add("ENCRYPTION_KEY", "is required: a 32-byte key in base64, for example from `openssl rand -base64 32`")
 		return
@@ -233,6 +246,47 @@ func (c *config) validateListeners(f *faults) {
 		}
 	}
 	c.keys = keys
+}
+
+func tokens(f *faults, items []string) []console.Token {
+	list := make([]console.Token, 0, len(items))
+	scopes := map[string]string{}
+	for i, item := range items {
+		token, err := console.ParseToken(item)
+		secret, scope, _ := strings.Cut(item, "@")
+		before, known := scopes[secret]
+		switch {
+		case item == "":
+			f.add("API_TOKEN", "item %d of %d is empty", i+1, len(items))
+		case err != nil:
+			f.add("API_TOKEN", "item %d of %d: %v", i+1, len(items), err)
+		case known && before != scope:
+			f.add("API_TOKEN", "item %d of %d is an earlier token with another scope; only one of them would count", i+1, len(items))
+		}
+		scopes[secret] = scope
+		list = append(list, token)
+	}
+	return list
+}
+
+// resolveListeners finds out whether the names in the listen addresses exist: a name that does not is a slip of the
+// configuration, as a busy port is not.
+func (c *config) resolveListeners(ctx context.Context) error {
+	f := &faults{}
+	for _, l := range [][2]string{{"LISTEN_ADDR", c.ListenAddr}, {"ADMIN_ADDR", c.AdminAddr}} {
+		host, _, err := net.SplitHostPort(l[1])
+		if err != nil || host == "" {
+			continue // every interface; the form was checked before
+		}
+		var unknown *net.DNSError
+		if _, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host); errors.As(err, &unknown) && ctx.Err() == nil {
+			f.addValue(l[0], l[1], "cannot be resolved to an address")
+		}
+	}
+	if len(f.lines) > 0 {
+		return configFaults(f.lines)
+	}
+	return nil
 }
 
 func (c *config) validateProviders(f *faults) {
@@ -321,7 +375,7 @@ func (c *config) validateMail(f *faults) {
 		f.add("SMTP_URL", "%s", strings.TrimPrefix(err.Error(), "reading SMTP URL: "))
 	}
 	for _, need := range []struct{ name, value string }{
-		{"MAIL_FROM", c.MailFrom}, {"MERCHANT_NAME", strings.TrimSpace(c.MerchantName)}, {"PAYMENT_URL", c.PaymentURL},
+		{"MAIL_FROM", c.MailFrom}, {"MAIL_REPLY_TO", c.MailReplyTo}, {"MERCHANT_NAME", strings.TrimSpace(c.MerchantName)}, {"PAYMENT_URL", c.PaymentURL},
 	} {
 		if need.value == "" {
 			f.add(need.name, "is required with SMTP_URL")

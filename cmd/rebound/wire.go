@@ -60,12 +60,9 @@ func newServer(ctx context.Context, c *config, o serveOptions) (*server, error) 
 		config: c, options: o, log: o.log, failed: make(chan error, 2),
 		endStreams: func() {}, endWatch: func() {},
 	}
-	tokens, err := c.consoleTokens()
-	if err != nil {
-		return nil, err
-	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var err error
 	if s.store, err = store.Open(ctx, store.Config{DSN: o.db.dsn, Keys: c.keys, Log: o.log.Named("store")}); err != nil {
 		return nil, err
 	}
@@ -80,7 +77,7 @@ func newServer(ctx context.Context, c *config, o serveOptions) (*server, error) 
 	}
 	s.public = s.httpServer(router)
 	s.admin = s.httpServer(console.New(console.Config{
-		Store: s.store, Tokens: tokens, Livemode: c.Mode == "live", MaxRetriesPerCharge: c.MaxRetriesPerCharge,
+		Store: s.store, Tokens: c.tokens, Livemode: c.Mode == "live", MaxRetriesPerCharge: c.MaxRetriesPerCharge,
 		Health: health, Metrics: metrics, Log: o.log.Named("console"),
 	}))
 	return s, nil
@@ -91,18 +88,6 @@ func (s *server) abort(err error) error {
 	s.recorder.Close()
 	s.store.Close()
 	return err
-}
-
-func (c *config) consoleTokens() ([]console.Token, error) {
-	tokens := make([]console.Token, 0, len(c.tokens))
-	for i, item := range c.tokens {
-		token, err := console.ParseToken(item)
-		if err != nil {
-			return nil, fmt.Errorf("reading token %d of API_TOKEN: %w", i+1, err)
-		}
-		tokens = append(tokens, token)
-	}
-	return tokens, nil
 }
 
 func (c *config) decodeOptions(s *store.Store) webhook.DecodeOptions {
@@ -178,8 +163,9 @@ func (s *server) publicRoutes(health *console.Health, metrics *prometheus.Regist
 			return echo.ErrInternalServerError
 		},
 	}))
-	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(health.Healthz)))
-	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(health.Readyz)))
+	probe := []string{http.MethodGet, http.MethodHead}
+	e.Match(probe, "/healthz", echo.WrapHandler(http.HandlerFunc(health.Healthz)))
+	e.Match(probe, "/readyz", echo.WrapHandler(http.HandlerFunc(health.Readyz)))
 	if !s.receives() {
 		return e, nil
 	}

@@ -53,6 +53,17 @@ func catcher(t *testing.T, mailbox *demo.Mailbox) *demo.SMTPServer {
 	return server
 }
 
+func TestTheCatcherCanEndAsSoonAsItBegan(t *testing.T) {
+	t.Parallel()
+	mailbox, err := demo.OpenMailbox(filepath.Join(t.TempDir(), "mail"))
+	require.NoError(t, err)
+	for range 100 {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		require.NoError(t, demo.StartSMTP(listener, mailbox).Close())
+	}
+}
+
 func TestMailArrivesBySMTPAndOutlivesTheProgram(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "mail")

@@ -42,6 +42,10 @@ func (s *SMTPServer) URL() string { return "smtp://" + s.listener.Addr().String(
 // Close ends the server and its connections.
 func (s *SMTPServer) Close() error {
 	err := s.server.Close()
+	// The server closes the listeners that Serve has registered, and Serve may not have come so far.
+	if closeErr := s.listener.Close(); err == nil {
+		err = closeErr
+	}
 	<-s.done
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("closing the mail catcher: %w", err)
