@@ -98,6 +98,7 @@ type Derived struct {
 type attempt struct {
 	key     string
 	facts   []Fact // charge's first, newest first
+	signals []Fact // Frame's fraud statuses on events that report no failure
 	created int64
 	row     *store.Attempt
 	verdict decline.Verdict
@@ -107,7 +108,6 @@ type attempt struct {
 // of facts: their order, and which of them came first, do not matter (but for ReceivedAt, which is a fact itself).
 func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Rules) Derived {
 	facts = inOrder(facts)
-	markFraud(facts)
 	d := Derived{Payment: store.Payment{PaymentKey: k}, invoiceUnsaid: invoiceUnsaid(facts)}
 	d.settled = invoice != nil && invoice.SettledCreated > 0
 	d.Payment.Status = state(facts)
@@ -120,7 +120,7 @@ func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Ru
 		row.Invoice = cmp.Or(row.Invoice, d.Payment.Invoice)
 		row.Customer = cmp.Or(row.Customer, d.Payment.Customer)
 		row.AwaitsCharge = awaitsCharge(a)
-		a.verdict = verdict(a.facts, i+1, rules)
+		a.verdict = verdict(a, i+1, rules)
 		fillVerdict(&row, a.verdict)
 		row.Presence, row.Evidence = presence(a, facts, d.Payment.Invoice, invoice)
 		d.Attempts = append(d.Attempts, row)
@@ -254,6 +254,13 @@ func failedAttempts(facts []Fact) []*attempt {
 		anchors[key] = a.facts[0]
 	}
 	for _, f := range facts {
+		if charge := named[f.EventID]; kindOf(f) == kindIntentFailed && charge != "" {
+			if _, known := anchors[charge]; !known {
+				anchors[charge] = f
+			}
+		}
+	}
+	for _, f := range facts {
 		if charge := latest[f.EventID]; kindOf(f) == kindIntentFailed && named[f.EventID] == "" && charge != "" && !neverTwin(f.ErrorCode) {
 			if _, known := anchors[charge]; !known {
 				anchors[charge] = f
@@ -266,7 +273,7 @@ func failedAttempts(facts []Fact) []*attempt {
 		}
 		key := named[f.EventID]
 		if key == "" && isFrame(f) {
-			key = wrapped(anchors, facts)
+			key = wrapped(anchors, f)
 		}
 		if key == "" {
 			if anchor, ok := anchors[latest[f.EventID]]; ok && !neverTwin(f.ErrorCode) && sameAttempt(anchor, f) {
@@ -279,6 +286,19 @@ func failedAttempts(facts []Fact) []*attempt {
 		}
 		add(key, f)
 	}
+	// Frame's screening shows on events of any type, and silences the attempt that it is about.
+	for _, f := range facts {
+		if k := kindOf(f); k == kindChargeFailed || k == kindIntentFailed || !isFrame(f) || !strings.HasPrefix(f.Status, "fraud") {
+			continue
+		}
+		a := byKey[f.Charge]
+		if a == nil {
+			a = byKey[wrapped(anchors, f)]
+		}
+		if a != nil {
+			a.signals = append(a.signals, f)
+		}
+	}
 	attempts := make([]*attempt, 0, len(byKey))
 	for _, a := range byKey {
 		// The charge's facts first, then the intent's, each newest first: the order in which fields are taken.
@@ -289,20 +309,33 @@ func failedAttempts(facts []Fact) []*attempt {
 		attempts = append(attempts, a)
 	}
 	slices.SortFunc(attempts, func(a, b *attempt) int {
-		return cmp.Or(cmp.Compare(a.created, b.created), strings.Compare(a.key, b.key))
+		// A key may hold a code, and a hidden one must not decide which attempt is the newest.
+		return cmp.Or(cmp.Compare(a.created, b.created), strings.Compare(a.firstEvent(), b.firstEvent()), strings.Compare(a.key, b.key))
 	})
 	return attempts
 }
 
-// wrapped names the attempt of a Frame transfer or intent that does not say which charge it wraps: the first charge of
-// the payment, known by its own event or by another's word, and one provisional attempt while there is none.
-func wrapped(charges map[string]Fact, facts []Fact) string {
-	for _, f := range facts { // in order, so that the first is the same whatever came when
-		if _, known := charges[f.Charge]; known && f.Charge != "" {
-			return f.Charge
+// wrapped names the attempt of a Frame transfer or intent that does not say which charge it wraps: the charge of the
+// payment that is nearest in time, the earlier of two as near, and one provisional attempt while there is none.
+func wrapped(charges map[string]Fact, f Fact) string {
+	best := ""
+	for charge, anchor := range charges {
+		if best == "" || cmp.Or(cmp.Compare(apart(anchor, f), apart(charges[best], f)),
+			cmp.Compare(anchor.Created, charges[best].Created), strings.Compare(charge, best)) < 0 {
+			best = charge
 		}
 	}
-	return "pm:intent"
+	return cmp.Or(best, "pm:intent")
+}
+
+func apart(a, b Fact) int64 { return max(a.Created-b.Created, b.Created-a.Created) }
+
+func (a *attempt) firstEvent() string {
+	id := a.facts[0].EventID
+	for _, f := range a.facts {
+		id = min(id, f.EventID)
+	}
+	return id
 }
 
 // wrappedSuccess is the same for a success: a transfer and its charge tell of one.
@@ -313,21 +346,6 @@ func wrappedSuccess(facts []Fact) string {
 		}
 	}
 	return "pm:success"
-}
-
-// markFraud gives every failure of a Frame payment the fraud status that any of its facts carries: discretion is a join.
-func markFraud(facts []Fact) {
-	for _, f := range facts {
-		if !isFrame(f) || !strings.HasPrefix(f.Status, "fraud") {
-			continue
-		}
-		for i := range facts {
-			if !strings.HasPrefix(facts[i].Status, "fraud") {
-				facts[i].Status = f.Status
-			}
-		}
-		return
-	}
 }
 
 func rank(f Fact) int {
@@ -422,30 +440,23 @@ func first(to *string, value string) {
 
 // verdict classifies the merged facts. Discretion is a join: one fact with a fraud signal makes the attempt generic for
 // the customer, whatever the others say.
-func verdict(facts []Fact, used int, rules decline.Rules) decline.Verdict {
+func verdict(a *attempt, used int, rules decline.Rules) decline.Verdict {
 	var merged decline.Facts
-	occurred := facts[0].Created
-	for _, f := range facts {
-		occurred = min(occurred, f.Created)
-	}
-	for _, f := range facts {
+	occurred := a.created
+	for _, f := range a.facts {
 		mergeFacts(&merged, classifiable(f, used, occurred))
 	}
 	v := rules.Classify(merged)
-	if len(facts) == 1 || hidden(v) {
+	if v.Hidden {
 		return v
 	}
-	for _, f := range facts {
-		if single := rules.Classify(classifiable(f, used, occurred)); hidden(single) {
+	for _, f := range slices.Concat(a.facts, a.signals) {
+		if single := rules.Classify(classifiable(f, used, occurred)); single.Hidden {
+			single.NoContact = single.NoContact || v.NoContact
 			return single
 		}
 	}
 	return v
-}
-
-// hidden tells whether a verdict rests on a fraud signal or a block, which is final.
-func hidden(v decline.Verdict) bool {
-	return v.Type == decline.Blocked || v.Type == decline.Invalid || v.Category == decline.FraudRisk
 }
 
 func classifiable(f Fact, used int, occurred int64) decline.Facts {

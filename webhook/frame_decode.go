@@ -101,11 +101,22 @@ func DecodeFrame(body []byte, opts DecodeOptions, livemode bool) (handler.Delive
 	}
 
 	f := e.fact(end)
-	if s := e.object.clientSecret; s != "" && f.Object != "payout" && opts.HashClientSecret != nil {
+	if !used && f.Status != "fraud_declined" { // that one is a refusal, whatever the event is called
+		f = screened(f)
+	} else if s := e.object.clientSecret; s != "" && f.Object != "payout" && opts.HashClientSecret != nil {
 		f.ClientSecretHash = opts.HashClientSecret(s)
 	}
 	out.PaymentID, out.Use = f.PaymentID, Used
 	return handler.Delivery{Facts: []handler.Fact{f}}, out, nil
+}
+
+// screened is what is kept of an event that is read for its fraud status alone and reports no failure: a recipient, a
+// language or a sign of presence that it has besides would be known of screened payments only.
+func screened(f handler.Fact) handler.Fact {
+	return handler.Fact{
+		PaymentKey: f.PaymentKey, EventID: f.EventID, EventType: f.EventType, Created: f.Created,
+		Object: f.Object, ObjectID: f.ObjectID, Status: f.Status, PaymentIntent: f.PaymentIntent, Charge: f.Charge, Transfer: f.Transfer,
+	}
 }
 
 // frameEvent is the envelope with its object.

@@ -340,6 +340,10 @@ func (p *proof) examine(c clue) {
 					if i > 0 && !slices.ContainsFunc(a.uses, func(at int) bool { return slices.Contains(only, at) }) {
 						continue
 					}
+					// What comes before or after does not look at the companion either; the scenes gone through thoroughly show it.
+					if (i > 1 || i > 0 && !p.scene.thorough) && !strings.HasPrefix(a.name, "arrived") {
+						continue
+					}
 					if b > 0 && (i > 1 || !p.scene.thorough || len(a.uses) < len(facts)) {
 						continue
 					}
