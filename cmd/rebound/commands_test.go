@@ -289,7 +289,7 @@ func TestAServerThatIsToldToEndBeforeItHasPostgresHasNotFailed(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, closed.Close())
-	environ := complete("DATA_DIR="+t.TempDir(), "LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "LOG_FORMAT=json")
+	environ := complete("DATA_DIR="+dataDirectory(t), "LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "LOG_FORMAT=json")
 	for _, args := range [][]string{{"serve"}, {"dev", "--shop", "127.0.0.1:0"}} {
 		c := start(t, append(environ, "DATABASE_URL=postgres://u:p@"+closed.Addr().String()+"/db?sslmode=disable"), args...)
 		c.stderr.find(t, `(postgres.unreachable)`, c.done)

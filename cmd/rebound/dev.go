@@ -241,7 +241,6 @@ func (h *devHouse) run(ctx context.Context, secrets devSecrets) (err error) {
 		return err
 	}
 	defer func() { _ = h.log.Sync() }()
-	tuneMemory(h.program.environ)
 	db, err := openDatabase(ctx, c, h.command.NoDownload, h.say, h.program.stderr)
 	if err != nil {
 		return err

@@ -58,6 +58,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 			panic(cause)
 		}
 	}()
+	tuneMemory(environ)
 	parser, err := kong.New(&commands{},
 		kong.Name("rebound"),
 		kong.Description("Failed payments, understood and answered: from a provider's webhook to the right message.\n\n"+

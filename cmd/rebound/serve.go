@@ -33,7 +33,6 @@ func (s *serveCommand) Run(ctx context.Context, p *program) error {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced
-	tuneMemory(p.environ)
 	return unlessEnded(ctx, s.serve(ctx, c, p, log))
 }
 
@@ -53,7 +52,8 @@ func (s *serveCommand) serve(ctx context.Context, c *config, p *program, log *za
 	return serve(ctx, c, serveOptions{role: s.Role, db: db, public: public, admin: admin, log: log})
 }
 
-// tuneMemory trades memory for fewer collections, which an event costs a fifth of its time in. A limit keeps the heap
+// tuneMemory trades memory for fewer collections, in which an event spends a fifth of its time, and a short command as
+// much. A limit keeps the heap
 // from running away; both yield to the runtime's own variables.
 func tuneMemory(environ []string) {
 	// In bytes: far above what a busy replica uses, and below the 512 MiB after which the README's unit file lets it be

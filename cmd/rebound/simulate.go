@@ -74,6 +74,7 @@ func (s *simulateCommand) Run(ctx context.Context, p *program) error {
 	group.SetLimit(senders)
 	for i := range count {
 		if groupCtx.Err() != nil {
+			group.Go(func() error { return fmt.Errorf("posting sample events: %w", groupCtx.Err()) })
 			break
 		}
 		group.Go(func() error {

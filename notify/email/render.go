@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	texttemplate "text/template"
 	"time"
 	"unicode"
@@ -101,9 +102,13 @@ var (
 	htmlTemplate = template.Must(template.New("payment.html").Funcs(template.FuncMap{"mso": msoFragment}).Parse(htmlSource))
 	textTemplate = texttemplate.Must(texttemplate.New("payment.txt").Parse(textSource))
 
-	messageIDPattern = regexp.MustCompile(`^[A-Za-z0-9_.+=-]{1,200}@[A-Za-z0-9.-]{1,253}$`)
-	currencyPattern  = regexp.MustCompile(`^[A-Za-z]{3}$`)
+	currencyPattern = regexp.MustCompile(`^[A-Za-z]{3}$`)
 )
+
+// messageIDPattern is compiled by the first mail: its counts make it large, and every command would wait for it.
+var messageIDPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_.+=-]{1,200}@[A-Za-z0-9.-]{1,253}$`)
+})
 
 func mustDecodeFragments(data []byte) msoFile {
 	var f msoFile
@@ -172,7 +177,7 @@ func (m Mail) check() error {
 			return fmt.Errorf("checking support address of mail %.200q: %w", m.MessageID, ErrBadAddress)
 		}
 	}
-	if !messageIDPattern.MatchString(m.MessageID) {
+	if !messageIDPattern().MatchString(m.MessageID) {
 		return fmt.Errorf("checking mail: message id %.200q is not of the form left@right", m.MessageID)
 	}
 	if m.Kind != "" && m.Kind != First && m.Kind != Reminder {

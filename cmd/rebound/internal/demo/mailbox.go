@@ -123,8 +123,8 @@ func (m *Mailbox) Read(id string) (*Mail, error) {
 		return nil, ErrNoMail
 	}
 	kept := &Mail{ID: id, Received: received, Source: source}
-	message, err := mail.ReadMessage(bytes.NewReader(source))
-	if err != nil {
+	message, unreadable := mail.ReadMessage(bytes.NewReader(source))
+	if unreadable != nil { // it is shown as it came
 		kept.Text = string(source)
 		return kept, nil
 	}
