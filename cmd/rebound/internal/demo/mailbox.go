@@ -124,9 +124,9 @@ func (m *Mailbox) Read(id string) (*Mail, error) {
 	}
 	kept := &Mail{ID: id, Received: received, Source: source}
 	message, unreadable := mail.ReadMessage(bytes.NewReader(source))
-	if unreadable != nil { // it is shown as it came
+	if unreadable != nil {
 		kept.Text = string(source)
-		return kept, nil
+		return kept, nil //nolint:nilerr // what is no mail is shown as it came
 	}
 	var words mime.WordDecoder
 	header := func(name string) string {
