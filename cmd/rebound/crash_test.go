@@ -124,6 +124,9 @@ func TestNothingIsAcknowledgedThatPostgresDoesNotHold(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return size(&acknowledged) > 20 }, 30*time.Second, 10*time.Millisecond)
 	require.NoError(t, pg.Stop(ctx))
+	if length, err := time.ParseDuration(os.Getenv("OUTAGE")); err == nil {
+		<-time.After(length) // OUTAGE=20s makes it a long one
+	}
 	require.Eventually(t, func() bool { return size(&refused) > 8 }, 60*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool { return r.get(t, "/readyz", nil) == http.StatusServiceUnavailable }, 10*time.Second, 50*time.Millisecond)
 	require.Equal(t, http.StatusOK, r.get(t, "/healthz", nil))
