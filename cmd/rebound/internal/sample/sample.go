@@ -55,6 +55,7 @@ type Payment struct {
 	details object // payment_method_details of its charge
 	invoice string
 	rng     *rand.Rand
+	lastTry time.Time // of Try
 }
 
 // PaymentID is what names the payment at Stripe: the payment intent, else the charge.

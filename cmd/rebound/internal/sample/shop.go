@@ -52,6 +52,11 @@ func (p *Payment) Try(result string, now time.Time) []Event {
 	if i < 0 {
 		return nil
 	}
+	// Attempts of one second have no order that events could tell; a person is not that quick.
+	if next := p.lastTry.Add(time.Second); now.Before(next) {
+		now = next
+	}
+	p.lastTry = now.Truncate(time.Second)
 	r := results[i]
 	cvc := "pass"
 	if r.Name == "wrong-cvc" {
