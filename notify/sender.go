@@ -41,6 +41,8 @@ type Sender struct {
 	Config
 	sent    *prometheus.CounterVec
 	limited *prometheus.CounterVec
+	// unspoken counts wishes for a language that there are no texts in.
+	unspoken prometheus.Counter
 
 	stopping chan struct{} // closed by Stop
 
@@ -74,8 +76,11 @@ func NewSender(c Config) *Sender {
 		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebound_mails_limited_total", Help: "Times that a mail was held or suppressed by a limit, by its reason.",
 		}, []string{"reason"}),
+		unspoken: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rebound_unknown_locales_total", Help: "Mails whose reader wished for a language that there are no texts in.",
+		}),
 	}
-	c.Metrics.MustRegister(s.sent, s.limited)
+	c.Metrics.MustRegister(s.sent, s.limited, s.unspoken)
 	return s
 }
 
@@ -230,7 +235,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		s.limited.WithLabelValues(reason).Inc()
 		return end(status, reason)
 	}
-	n.Locale = decline.MatchLocale(cmp.Or(to.Locale, n.Locale), s.AccountLocales[n.Account], s.DefaultLocale)
+	n.Locale = s.localeFor(cmp.Or(to.Locale, n.Locale), n.Account)
 	token, err := s.Store.NewLink(ctx, n.ID, now.Add(linkLife))
 	if err != nil {
 		return x, outcome, err
@@ -254,6 +259,17 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		x.FollowUps = s.reminders(n)
 	}
 	return x, outcome, nil
+}
+
+// localeFor picks the language of a mail: the customer's wish, else the account's, else the merchant's default. A wish that
+// no text exists for is counted, so that somebody can tell which language is missing.
+func (s *Sender) localeFor(wish, account string) string {
+	locale := decline.MatchLocale(wish, s.AccountLocales[account], s.DefaultLocale)
+	// A wish that can be met leaves the next preference without a say.
+	if wish != "" && decline.MatchLocale(wish, "de") != decline.MatchLocale(wish, "fr") {
+		s.unspoken.Inc()
+	}
+	return locale
 }
 
 // judge turns an outcome into the notification's next state; one that is to be tried again has a time for that.

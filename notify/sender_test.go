@@ -539,6 +539,22 @@ func TestASenderThatLostItsLockDropsTheMailBeforeTheDot(t *testing.T) {
 	require.NotEqual(t, store.Sent, b.notification(t, id).Status)
 }
 
+func TestAWishForALanguageWithoutTextsIsCountedAndMetByTheDefault(t *testing.T) {
+	t.Parallel()
+	for wish, c := range map[string]struct {
+		locale  string
+		counted float64
+	}{"fr-CA": {"fr", 0}, "": {"de", 0}, "tlh": {"de", 1}, "en": {"en", 0}} {
+		metrics := prometheus.NewRegistry()
+		s := NewSender(Config{DefaultLocale: "de", Metrics: metrics})
+		require.Equal(t, c.locale, s.localeFor(wish, ""), wish)
+		families, err := metrics.Gather()
+		require.NoError(t, err)
+		require.Len(t, families, 1, "only the plain counter shows before it is used")
+		require.Equal(t, c.counted, families[0].GetMetric()[0].GetCounter().GetValue(), wish)
+	}
+}
+
 func TestNoAddressIsEverLogged(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
