@@ -58,7 +58,12 @@ func TestExplainNeedsNoDatabaseAndHidesWhatCustomersMustNotLearn(t *testing.T) {
 	network, _, err := call(t, nil, "explain", "visa:51")
 	require.NoError(t, err)
 	require.Contains(t, network, "network_decline_codes visa")
-	all, _, err := call(t, nil, "explain", "--all")
+	catalog, err := os.ReadFile(filepath.Join("..", "..", "decline", "CATALOG.md"))
+	require.NoError(t, err)
+	reference, _, err := call(t, nil, "explain", "--all")
+	require.NoError(t, err)
+	require.Equal(t, string(catalog), reference, "the reference and the command say the same")
+	all, _, err := call(t, nil, "explain", "--all", "--source", "stripe")
 	require.NoError(t, err)
 	require.Contains(t, all, "insufficient_funds")
 }

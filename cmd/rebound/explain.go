@@ -19,7 +19,7 @@ type explainCommand struct {
 	Network string `help:"Only codes of this card network (visa, mastercard, …)."`
 	Locale  string `default:"en" help:"Language of the customer's message."`
 	JSON    bool   `name:"json" help:"Print JSON."`
-	All     bool   `help:"Print the whole catalog."`
+	All     bool   `help:"Print the whole catalog, as decline/CATALOG.md has it; with --json, --source or --network as a list."`
 }
 
 // explained is one entry of the catalog with its verdict. Its names are those of the merchant API's decline codes.
@@ -67,6 +67,9 @@ type explainedView struct {
 func (e *explainCommand) Run(p *program) error {
 	if e.All == (e.Code != "") {
 		return usageError{errors.New("explain takes a code, or --all")}
+	}
+	if e.All && !e.JSON && e.Source == "" && e.Network == "" {
+		return decline.WriteCatalog(p.stdout) // the text of decline/CATALOG.md
 	}
 	var entries []decline.Entry
 	var alike []string
