@@ -61,7 +61,7 @@ func TestForeignIDsAnswerLikeUnknownOnes(t *testing.T) {
 	of := func(account, suffix string) {
 		a := change(failed("fl_"+suffix, "pi_"+suffix), func(a *store.Attempt) { a.Account, a.Customer = account, "cus_"+suffix })
 		b.add(a)
-		insert(b, "notifications", notification("nt_"+suffix, a, store.ChannelInbox, store.Delivered))
+		b.save(store.Changes{Notifications: []store.Notification{notification("nt_"+suffix, a, store.ChannelInbox, store.Delivered)}})
 	}
 	of(ownAccount, "own")
 	of("acct_other", "other")
@@ -123,7 +123,7 @@ func TestWithoutATokenOnlyThisMachineIsAnswered(t *testing.T) {
 	b.token = ""
 	a := failed("fl_1", "pi_1")
 	b.add(a)
-	insert(b, "notifications", notification("nt_1", a, store.ChannelInbox, store.Delivered))
+	b.save(store.Changes{Notifications: []store.Notification{notification("nt_1", a, store.ChannelInbox, store.Delivered)}})
 	host := func(h string) func(*http.Request) { return func(r *http.Request) { r.Host = h } }
 	for _, h := range []string{"localhost", "LOCALHOST:8081", "127.0.0.1:8081", "127.9.9.9", "[::1]:8081", "[::1]", "app.localhost", "localhost."} {
 		require.Equal(t, http.StatusOK, b.call(http.MethodGet, "/v1/failures", "", host(h)).status, h)

@@ -199,7 +199,7 @@ func wishes(preferred []string) []string {
 	return slices.DeleteFunc(slices.Clone(preferred), func(p string) bool { return p == "" })
 }
 
-func evidenceOf(words store.Words) []evidenceJSON {
+func evidenceOf(words []string) []evidenceJSON {
 	out := make([]evidenceJSON, len(words))
 	for i, w := range words {
 		out[i].Rung, out[i].Weight, _ = strings.Cut(w, "=")
@@ -240,4 +240,4 @@ func moment(t *time.Time) *time.Time {
 }
 
 // listed is never null: an empty list is one.
-func listed(words store.Words) []string { return append([]string{}, words...) }
+func listed(words []string) []string { return append([]string{}, words...) }

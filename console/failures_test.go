@@ -23,7 +23,7 @@ func TestAFailureReadsAsTheContractHasIt(t *testing.T) {
 	b.add(a)
 	n := notification("nt_1", a, store.ChannelEmail, store.Suppressed)
 	n.Reason = "stripe_billing"
-	insert(b, "notifications", n)
+	b.save(store.Changes{Notifications: []store.Notification{n}})
 	want := `{"id":"fl_1","object":"failure","source":"stripe","account":"acct_own","livemode":true,
 		"payment_id":"pi_1","payment_intent":"pi_1","charge":"ch_fl_1","customer":"cus_1","invoice":"in_1","amount":2000,"currency":"usd","failed_at":"2026-11-25T11:00:00Z",
 		"payment_method":{"id":"pm_1","type":"card","brand":"visa","network":"visa","last4":"0341","exp_month":4,"exp_year":2027,"country":"US","funding":"credit","fingerprint":"fp_1",
@@ -51,7 +51,7 @@ func TestAFailureReadsAsTheContractHasIt(t *testing.T) {
 func TestWhatWasNotSaidIsNull(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.add(store.Attempt{ID: "fl_bare", PaymentKey: key("py_1"), Result: "failed", OccurredAt: start, ReceivedAt: start, UpdatedAt: start, Type: "unknown", Code: "unknown",
+	b.add(store.Attempt{ID: "fl_bare", PaymentKey: key("py_1"), Result: "failed", OccurredAt: start, ReceivedAt: start, Type: "unknown", Code: "unknown",
 		Category: "issuer_unknown", Severity: "soft", NextStep: "contact_issuer", Presence: "unknown", RetryVerdict: "retry_later", AttemptsUsed: 1, AttemptsLeft: 3})
 	m := b.get("/v1/failures/fl_bare").json(t)
 	for _, name := range []string{"account", "payment_intent", "charge", "customer", "invoice"} {

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -147,32 +145,10 @@ func withQuery(path string, params ...string) string {
 	return path + "?" + q.Encode()
 }
 
-// insert writes a row as it is.
-func insert[T any](b *bench, table string, row T) {
+// save writes rows as they are.
+func (b *bench) save(c store.Changes) {
 	b.t.Helper()
-	var names, marks []string
-	var args []any
-	var walk func(v reflect.Value)
-	walk = func(v reflect.Value) {
-		for i := range v.NumField() {
-			f := v.Type().Field(i)
-			if f.Anonymous {
-				walk(v.Field(i))
-				continue
-			}
-			if name := f.Tag.Get("db"); name != "" && name != "-" {
-				value := v.Field(i).Interface()
-				if words, ok := value.(store.Words); ok {
-					value = strings.Join(words, " ")
-				}
-				names, args = append(names, name), append(args, value)
-				marks = append(marks, fmt.Sprintf("$%d", len(args)))
-			}
-		}
-	}
-	walk(reflect.ValueOf(row))
-	_, err := b.store.Pool().Exec(b.t.Context(), "INSERT INTO "+table+" ("+strings.Join(names, ", ")+") VALUES ("+strings.Join(marks, ", ")+")", args...)
-	require.NoError(b.t, err)
+	require.NoError(b.t, b.store.InIngest(b.t.Context(), func(in *store.Ingest) error { return in.Save(b.t.Context(), c) }))
 }
 
 func key(payment string) store.PaymentKey {
@@ -192,8 +168,8 @@ func failed(id, payment string) store.Attempt {
 		Type: "issuer_declined", Code: "insufficient_funds", Category: "insufficient_funds", Severity: "soft", Disclosable: true,
 		NextStep: "use_another_payment_method", MerchantNextStep: "Wait for the customer.", DecidedBy: "decline_code:stripe",
 		PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method", PublicRetry: true,
-		Presence: "off_session", Evidence: store.Words{"saved_method=weak"},
-		RetryVerdict: "retry_later", AttemptsUsed: 1, AttemptsLeft: 3, Events: store.Words{"evt_" + id}, UpdatedAt: start,
+		Presence: "off_session", Evidence: []string{"saved_method=weak"},
+		RetryVerdict: "retry_later", AttemptsUsed: 1, AttemptsLeft: 3, Events: []string{"evt_" + id},
 	}
 }
 
@@ -211,9 +187,9 @@ func (b *bench) add(attempts ...store.Attempt) {
 		if !there {
 			p := payment(a.PaymentID)
 			p.PaymentKey, p.Customer = a.PaymentKey, a.Customer
-			insert(b, "payments", p)
+			b.save(store.Changes{Payments: []store.Payment{p}})
 		}
-		insert(b, "attempts", a)
+		b.save(store.Changes{Attempts: []store.Attempt{a}})
 	}
 }
 

@@ -139,26 +139,26 @@ func (b *bench) staged() {
 	mail := notification("nt_mail", a, store.ChannelEmail, store.Sent)
 	sent := start.Add(-25 * time.Hour)
 	mail.SentAt, mail.CreatedAt, mail.DueAt = &sent, start.Add(-26*time.Hour), sent
-	insert(b, "notifications", mail)
+	b.save(store.Changes{Notifications: []store.Notification{mail}})
 	inbox := notification("nt_inbox", a, store.ChannelInbox, store.Delivered)
 	inbox.SentAt, inbox.CreatedAt = &mail.CreatedAt, mail.CreatedAt
-	insert(b, "notifications", inbox)
+	b.save(store.Changes{Notifications: []store.Notification{inbox}})
 
 	fraud := change(failed("fl_fraud", "pi_3Q9xFraud"), func(a *store.Attempt) {
 		a.Amount, a.Currency, a.Type, a.Code, a.Category, a.Severity, a.Disclosable = 129900, "eur", "blocked", "highest_risk_level", "fraud_risk", "hard", false
 		a.OutcomeType, a.OutcomeReason, a.RiskLevel, a.DeclineCode, a.NetworkStatus = "blocked", "highest_risk_level", "highest", "", "not_sent_to_network"
 		a.PublicCode, a.PublicNextStep, a.PublicRetry = genericPublic.Code, string(genericPublic.NextStep), false
 		a.MerchantNextStep = "If you know this customer, add them to Radar's allow list; that does not retry the payment."
-		a.DecidedBy, a.RetryVerdict, a.AttemptsLeft, a.Presence, a.Evidence = "outcome_type:stripe", "never", 3, "on_session", store.Words{"cvc_result=strong"}
+		a.DecidedBy, a.RetryVerdict, a.AttemptsLeft, a.Presence, a.Evidence = "outcome_type:stripe", "never", 3, "on_session", []string{"cvc_result=strong"}
 		a.ErrorMessage, a.AdviceCode, a.NetworkDeclineCode, a.OccurredAt = "Your card was declined.", "", "", start.Add(-time.Hour)
 	})
 	b.add(fraud)
 	shown := notification("nt_shown", fraud, store.ChannelCheckout, store.Sent)
 	shown.Template, shown.SentAt, shown.CreatedAt = "attempt", &fraud.OccurredAt, fraud.OccurredAt
-	insert(b, "notifications", shown)
+	b.save(store.Changes{Notifications: []store.Notification{shown}})
 	suppressed := notification("nt_supp", fraud, store.ChannelEmail, store.Suppressed)
 	suppressed.Reason, suppressed.CreatedAt, suppressed.UpdatedAt = "on_session", fraud.OccurredAt, fraud.OccurredAt
-	insert(b, "notifications", suppressed)
+	b.save(store.Changes{Notifications: []store.Notification{suppressed}})
 
 	sepa := change(failed("fl_sepa", "py_1Q9xSepa"), func(a *store.Attempt) {
 		a.Account, a.Livemode, a.PaymentIntent, a.Amount, a.Currency = "acct_1Berlin", false, "", 4990, "eur"
@@ -168,16 +168,16 @@ func (b *bench) staged() {
 	b.add(sepa)
 	held := notification("nt_held", sepa, store.ChannelEmail, store.Held)
 	held.Reason, held.CreatedAt = "no_address", sepa.OccurredAt
-	insert(b, "notifications", held)
+	b.save(store.Changes{Notifications: []store.Notification{held}})
 
 	again := change(failed("fl_again", "pi_3Q9xRenewal"), func(a *store.Attempt) {
 		a.AttemptsUsed, a.AttemptsLeft, a.OccurredAt, a.Invoice = 2, 2, start.Add(-3*time.Hour), "in_1Q9x"
 	})
 	b.add(again)
 	k := again.PaymentKey
-	insert(b, "facts", fact(k, "evt_1", "charge.failed", "ch_fl_renewal", start.Add(-26*time.Hour)))
-	insert(b, "facts", fact(k, "evt_2", "payment_intent.payment_failed", "pi_3Q9xRenewal", start.Add(-26*time.Hour)))
-	insert(b, "facts", fact(k, "evt_3", "charge.failed", "ch_fl_again", start.Add(-3*time.Hour)))
+	b.save(store.Changes{Facts: []store.Fact{fact(k, "evt_1", "charge.failed", "ch_fl_renewal", start.Add(-26*time.Hour))}})
+	b.save(store.Changes{Facts: []store.Fact{fact(k, "evt_2", "payment_intent.payment_failed", "pi_3Q9xRenewal", start.Add(-26*time.Hour))}})
+	b.save(store.Changes{Facts: []store.Fact{fact(k, "evt_3", "charge.failed", "ch_fl_again", start.Add(-3*time.Hour))}})
 	for i, reason := range []string{"unreadable_object", "database_refused"} {
 		_, err := b.store.Pool().Exec(b.t.Context(), `INSERT INTO quarantine (id, source, event_id, event_type, reason, body, received_at)
 			VALUES ($1, 'stripe', $2, 'charge.failed', $3, 'SECRETBODY', $4)`, fmt.Sprint("qr_", i), fmt.Sprint("evt_q", i), reason, start)
@@ -274,14 +274,14 @@ func TestStoredTextsStayText(t *testing.T) {
 	} {
 		*p = evil
 	}
-	a.ErrorDocURL, a.ErrorLogURL, a.Events, a.Currency = "javascript:alert(3)", "data:text/html,<script>alert(4)</script>", store.Words{"evt_<b>"}, "<u>"
+	a.ErrorDocURL, a.ErrorLogURL, a.Events, a.Currency = "javascript:alert(3)", "data:text/html,<script>alert(4)</script>", []string{"evt_<b>"}, "<u>"
 	b.add(a)
 	n := notification("nt_x", a, store.ChannelEmail, store.Held)
 	n.Reason = evil
-	insert(b, "notifications", n)
+	b.save(store.Changes{Notifications: []store.Notification{n}})
 	f := fact(a.PaymentKey, "evt_<i>", evil, evil, start)
 	f.APIVersion = evil
-	insert(b, "facts", f)
+	b.save(store.Changes{Facts: []store.Fact{f}})
 	_, err := b.store.Pool().Exec(t.Context(), `INSERT INTO quarantine (id, source, event_id, event_type, reason, body, received_at) VALUES ('qr_1', 'stripe', $1, $1, $1, '', now())`, evil)
 	require.NoError(t, err)
 	session := b.session(allToken)

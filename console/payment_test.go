@@ -25,18 +25,18 @@ func TestAPaymentTellsItsWholeStory(t *testing.T) {
 	_, err := b.store.Pool().Exec(t.Context(), `UPDATE payments SET status = 'recovered', invoice = 'in_1' WHERE payment_id = 'pi_1'`)
 	require.NoError(t, err)
 	k := key("pi_1")
-	insert(b, "facts", fact(k, "evt_2", "charge.failed", "ch_2", start.Add(-2*time.Hour)))
-	insert(b, "facts", fact(k, "evt_1", "charge.failed", "ch_1", start.Add(-3*time.Hour)))
-	insert(b, "facts", fact(k, "evt_3", "charge.succeeded", "ch_3", start.Add(-time.Hour)))
-	insert(b, "facts", fact(key("in_1"), "evt_4", "invoice.paid", "in_1", start.Add(-time.Hour)))
-	insert(b, "facts", fact(key("pi_2"), "evt_5", "charge.failed", "ch_5", start))
+	b.save(store.Changes{Facts: []store.Fact{fact(k, "evt_2", "charge.failed", "ch_2", start.Add(-2*time.Hour))}})
+	b.save(store.Changes{Facts: []store.Fact{fact(k, "evt_1", "charge.failed", "ch_1", start.Add(-3*time.Hour))}})
+	b.save(store.Changes{Facts: []store.Fact{fact(k, "evt_3", "charge.succeeded", "ch_3", start.Add(-time.Hour))}})
+	b.save(store.Changes{Facts: []store.Fact{fact(key("in_1"), "evt_4", "invoice.paid", "in_1", start.Add(-time.Hour))}})
+	b.save(store.Changes{Facts: []store.Fact{fact(key("pi_2"), "evt_5", "charge.failed", "ch_5", start)}})
 	mail := notification("nt_1", first, store.ChannelEmail, store.Canceled)
 	mail.Reason, mail.CreatedAt, mail.UpdatedAt = "recovered", start.Add(-3*time.Hour+time.Second), start.Add(-time.Hour+time.Second)
-	insert(b, "notifications", mail)
+	b.save(store.Changes{Notifications: []store.Notification{mail}})
 	inbox := notification("nt_2", second, store.ChannelInbox, store.Delivered)
 	sent, read := start.Add(-2*time.Hour+time.Second), start.Add(-90*time.Minute)
 	inbox.CreatedAt, inbox.SentAt, inbox.ReadAt, inbox.UpdatedAt = sent, &sent, &read, read
-	insert(b, "notifications", inbox)
+	b.save(store.Changes{Notifications: []store.Notification{inbox}})
 
 	m := b.get("/v1/payments/pi_1").json(t)
 	require.Equal(t, "payment", m["object"])
@@ -68,11 +68,11 @@ func TestTheSamePaymentIDInSeveralPlacesIsToldApart(t *testing.T) {
 	} {
 		p := payment("pi_1")
 		p.PaymentKey, p.Amount, p.CreatedAt = k, int64(i), start.Add(time.Duration(i)*time.Second)
-		insert(b, "payments", p)
+		b.save(store.Changes{Payments: []store.Payment{p}})
 	}
 	half := payment("pi_1")
 	half.Account, half.Status, half.CreatedAt = "acct_half", "", start.Add(time.Hour)
-	insert(b, "payments", half)
+	b.save(store.Changes{Payments: []store.Payment{half}})
 	amount := func(params ...string) any { return b.get("/v1/payments/pi_1", params...).json(t)["amount"] }
 	require.EqualValues(t, 3, amount(), "the newest")
 	require.EqualValues(t, 2, amount("livemode", "true"))
@@ -118,7 +118,7 @@ func TestTheRetryDecisionFollowsTheNewestFailure(t *testing.T) {
 		require.Equal(t, c.wantLimit, m["limited_by"], c.id)
 		require.Equal(t, c.wantTime, m["not_before"], c.id)
 	}
-	insert(b, "payments", change2(payment("pi_only_paid"), func(p *store.Payment) { p.Status = "recovered" }))
+	b.save(store.Changes{Payments: []store.Payment{change2(payment("pi_only_paid"), func(p *store.Payment) { p.Status = "recovered" })}})
 	m := b.get("/v1/payments/pi_only_paid/retry-decision").json(t)
 	require.Equal(t, false, m["retry_allowed"])
 	require.Nil(t, m["failure"])
@@ -140,11 +140,11 @@ func TestTheInboxHoldsWhatWasTold(t *testing.T) {
 	} {
 		row := notification(n.id, a, n.channel, n.status)
 		row.CreatedAt = start.Add(time.Duration(i/6) * time.Second) // five in one moment
-		insert(b, "notifications", row)
+		b.save(store.Changes{Notifications: []store.Notification{row}})
 	}
 	other := notification("nt_7", a, store.ChannelInbox, store.Delivered)
 	other.Customer = "cus_2"
-	insert(b, "notifications", other)
+	b.save(store.Changes{Notifications: []store.Notification{other}})
 	require.Equal(t, []string{"nt_6", "nt_2", "nt_1"}, b.get("/v1/customers/cus_1/inbox").ids(t))
 	page := b.get("/v1/customers/cus_1/inbox", "limit", "2")
 	require.Equal(t, []string{"nt_6", "nt_2"}, page.ids(t))
@@ -188,8 +188,8 @@ func TestANoticeHidesFraud(t *testing.T) {
 		a.OutcomeReason, a.RiskLevel, a.RetryVerdict = "highest_risk_level", "highest", "never"
 	})
 	b.add(plain, fraud)
-	insert(b, "notifications", notification("nt_a", plain, store.ChannelInbox, store.Delivered))
-	insert(b, "notifications", notification("nt_b", fraud, store.ChannelInbox, store.Delivered))
+	b.save(store.Changes{Notifications: []store.Notification{notification("nt_a", plain, store.ChannelInbox, store.Delivered)}})
+	b.save(store.Changes{Notifications: []store.Notification{notification("nt_b", fraud, store.ChannelInbox, store.Delivered)}})
 	one := b.get("/v1/customers/cus_a/inbox").body
 	two := b.get("/v1/customers/cus_b/inbox").body
 	require.Equal(t, one, replacer.Replace(two))

@@ -186,7 +186,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-func weak(evidence store.Words) bool {
+func weak(evidence []string) bool {
 	for _, e := range evidence {
 		if strings.HasSuffix(e, "=strong") {
 			return false

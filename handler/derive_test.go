@@ -65,7 +65,7 @@ func TestBothEventsOfOneAttemptAreOneFailure(t *testing.T) {
 	require.Len(t, d.Attempts, 1)
 	require.Equal(t, "ch_1", d.Attempts[0].Charge)
 	require.Equal(t, "insufficient_funds", d.Attempts[0].Code)
-	require.Equal(t, store.Words{"evt_ch1", "evt_pi1"}, d.Attempts[0].Events)
+	require.Equal(t, []string{"evt_ch1", "evt_pi1"}, d.Attempts[0].Events)
 	require.False(t, d.Attempts[0].AwaitsCharge)
 	require.Equal(t, Failing, d.Payment.Status)
 }
@@ -115,7 +115,7 @@ func TestOneEventInTwoVersionsIsOneAttempt(t *testing.T) {
 	d := derive(older, newer)
 	require.Len(t, d.Attempts, 1)
 	require.Equal(t, "1A", d.Attempts[0].NetworkDeclineCode)
-	require.Equal(t, store.Words{"evt_pi1"}, d.Attempts[0].Events)
+	require.Equal(t, []string{"evt_pi1"}, d.Attempts[0].Events)
 }
 
 // TestStateIsAFunctionOfTheSetOfFacts draws random sets and checks that no order of them, and no repetition, changes
@@ -301,7 +301,7 @@ func TestPresenceLadder(t *testing.T) {
 			if c.rung == "" {
 				require.Empty(t, got.Evidence)
 			} else {
-				require.Equal(t, store.Words{c.rung}, got.Evidence)
+				require.Equal(t, []string{c.rung}, got.Evidence)
 			}
 		})
 	}

@@ -42,9 +42,9 @@ var offCycles = map[string]bool{
 
 // presence climbs the evidence ladder of design §5 for one attempt; the first rung that bears decides. all are the
 // payment's facts, invoiceID the invoice that it belongs to, if any, and invoice its state, if known.
-func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) (verdict string, evidence store.Words) {
-	says := func(verdict, rung, weight string) (string, store.Words) {
-		return verdict, store.Words{rung + "=" + weight}
+func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) (verdict string, evidence []string) {
+	says := func(verdict, rung, weight string) (string, []string) {
+		return verdict, []string{rung + "=" + weight}
 	}
 
 	// 1. The merchant's own word, on any event of the payment; the newest stands.

@@ -283,6 +283,7 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, p
 	if err != nil {
 		return err
 	}
+	changes.Facts = loaded.NewFacts
 	for k, of := range loaded.InvoiceFacts {
 		inv := deriveInvoice(k, of)
 		loaded.Invoices[k] = &inv
@@ -316,7 +317,7 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, c
 		if a.Result == AttemptSucceeded {
 			prefix = "at_"
 		}
-		a.ID, a.UpdatedAt = r.policy.AttemptID(prefix, k, a.AttemptKey), now
+		a.ID = r.policy.AttemptID(prefix, k, a.AttemptKey)
 		kept[a.ID] = true
 		changes.Attempts = append(changes.Attempts, a)
 		if a.Result == AttemptFailed && !known[a.ID] {

@@ -64,7 +64,7 @@ func (b bench) state(t *testing.T) string {
 	var out []string
 	for _, q := range []string{
 		`SELECT concat_ws(' ', 'payment', payment_id, status, customer, amount, currency) FROM payments`,
-		`SELECT concat_ws(' ', 'attempt', id, result, attempt_key, charge, code, public_code, presence, evidence, attempts_used, awaits_charge, events) FROM attempts`,
+		`SELECT concat_ws(' ', 'attempt', id, result, charge, detail) FROM attempts`,
 		`SELECT concat_ws(' ', 'notification', id, failure_id, channel, template, status, reason, shown_code, due_at) FROM notifications`,
 	} {
 		rows, err := b.store.Pool().Query(context.Background(), q)
@@ -206,7 +206,7 @@ func TestAnInvoiceEventReachesItsPaymentWhicheverComesFirst(t *testing.T) {
 	for _, order := range [][]Fact{{charge, invoice}, {invoice, charge}} {
 		b := setup(t)
 		b.record(t, order...)
-		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE evidence = 'invoice_cycle=strong'`), "%s first", order[0].EventType)
+		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE detail->>'evidence' = 'invoice_cycle=strong'`), "%s first", order[0].EventType)
 	}
 }
 

@@ -11,8 +11,8 @@ CREATE TABLE keys (
 CREATE SEQUENCE owner_numbers;
 
 -- One row per event and rendering: the same event id can reach us in two API versions, and both count (templates and mock
--- servers also repeat one id over event types). An invoice's
--- events are filed under the invoice id. Rows are never changed, save that addresses are erased.
+-- servers also repeat one id over event types). An invoice's events are filed under the invoice id. Rows are never
+-- changed, save that people are erased. detail is the rest of what the event says: only the derivation reads it, whole.
 CREATE TABLE facts (
     payment_id  text    NOT NULL,
     source      text    NOT NULL,
@@ -24,69 +24,8 @@ CREATE TABLE facts (
     event_type  text        NOT NULL,
     created     bigint      NOT NULL, -- Unix seconds, the event's
     received_at timestamptz NOT NULL, -- first receipt, frozen
-
-    object          text   NOT NULL,
-    object_id       text   NOT NULL,
-    object_created  bigint NOT NULL, -- Unix seconds; 0 unknown
-    status          text   NOT NULL,
-    payment_intent  text   NOT NULL,
-    charge          text   NOT NULL, -- a charge's own id, or the one that last_payment_error names
-    latest_charge   text   NOT NULL,
-    transfer        text   NOT NULL,
-    customer        text   NOT NULL,
-    invoice         text   NOT NULL,
-    order_reference text   NOT NULL,
-    amount          bigint NOT NULL, -- minor units; 0 unknown
-    currency        text   NOT NULL,
-
-    failure_code         text NOT NULL,
-    error_code           text NOT NULL,
-    decline_code         text NOT NULL,
-    outcome_type         text NOT NULL,
-    outcome_reason       text NOT NULL,
-    network_status       text NOT NULL,
-    risk_level           text NOT NULL,
-    stripe_report        text NOT NULL,
-    advice_code          text NOT NULL,
-    network_advice_code  text NOT NULL,
-    network_decline_code text NOT NULL,
-    error_type           text NOT NULL,
-    error_message        text NOT NULL, -- for the merchant only
-    error_param          text NOT NULL,
-    error_doc_url        text NOT NULL,
-    error_method_type    text NOT NULL,
-    error_log_url        text NOT NULL,
-
-    method_id      text   NOT NULL,
-    method_type    text   NOT NULL,
-    method_created bigint NOT NULL, -- Unix seconds; 0 unknown
-    method_saved   text   NOT NULL, -- yes, no, or '' unknown
-    brand          text   NOT NULL,
-    network        text   NOT NULL,
-    last4          text   NOT NULL,
-    exp_month      bigint NOT NULL,
-    exp_year       bigint NOT NULL,
-    country        text   NOT NULL,
-    funding        text   NOT NULL,
-    fingerprint    text   NOT NULL,
-    wallet         text   NOT NULL,
-    cvc_check      text   NOT NULL,
-    postal_check   text   NOT NULL,
-    address_check  text   NOT NULL,
-
-    request_origin     text    NOT NULL, -- api, none, or '' unknown
-    session            text    NOT NULL, -- on_session, off_session, or ''
-    setup_future_usage text    NOT NULL,
-    three_d_secure     text    NOT NULL, -- result, or result:reason
-    three_d_secure_flow text   NOT NULL,
-    moto               boolean NOT NULL,
-    billing_reason     text    NOT NULL,
-    agreement          boolean NOT NULL, -- Frame: a billing agreement is set
-
-    client_secret_hash bytea,
-    contact            bytea, -- sealed addresses; null when there is none, or erased
-    locale             text NOT NULL,
-
+    contact     bytea,                -- sealed addresses; null when there is none, or erased
+    detail      json        NOT NULL, -- store.Fact; what is empty is left out
     PRIMARY KEY (payment_id, source, account, livemode, event_id, event_type, api_version)
 );
 
@@ -97,7 +36,7 @@ CREATE TABLE payments (
     account    text    NOT NULL,
     livemode   boolean NOT NULL,
 
-    status          text   NOT NULL, -- failing, pending, recovered, canceled; '' while only being made
+    status          text   NOT NULL, -- failing, pending, recovered, canceled; '' of an object that is no payment
     payment_intent  text   NOT NULL,
     customer        text   NOT NULL,
     invoice         text   NOT NULL,
@@ -129,82 +68,28 @@ CREATE TABLE invoices (
     PRIMARY KEY (invoice_id, source, account, livemode)
 );
 
--- One row per attempt, failed or succeeded, derived from the facts.
+-- One row per attempt, failed or succeeded, derived from the facts. Columns are what rows are looked for by; detail is
+-- the rest.
 CREATE TABLE attempts (
     id         text PRIMARY KEY,
     payment_id text    NOT NULL,
     source     text    NOT NULL,
     account    text    NOT NULL,
     livemode   boolean NOT NULL,
-    attempt_key text   NOT NULL,
     result      text   NOT NULL, -- failed, succeeded
     occurred_at timestamptz NOT NULL,
     received_at timestamptz NOT NULL,
 
-    payment_intent  text   NOT NULL,
-    charge          text   NOT NULL,
-    customer        text   NOT NULL,
-    invoice         text   NOT NULL,
-    amount          bigint NOT NULL,
-    currency        text   NOT NULL,
-
-    failure_code         text NOT NULL,
-    error_code           text NOT NULL,
-    decline_code         text NOT NULL,
-    outcome_type         text NOT NULL,
-    outcome_reason       text NOT NULL,
-    network_status       text NOT NULL,
-    risk_level           text NOT NULL,
-    advice_code          text NOT NULL,
-    network_advice_code  text NOT NULL,
+    charge      text NOT NULL,
+    customer    text NOT NULL,
+    category    text NOT NULL,
+    method_id   text NOT NULL,
+    brand       text NOT NULL,
+    network     text NOT NULL,
+    fingerprint text NOT NULL,
     network_decline_code text NOT NULL,
-    error_type           text NOT NULL,
-    error_message        text NOT NULL,
-    error_param          text NOT NULL,
-    error_doc_url        text NOT NULL,
-    error_method_type    text NOT NULL,
-    error_log_url        text NOT NULL,
 
-    method_id     text   NOT NULL,
-    method_type   text   NOT NULL,
-    brand         text   NOT NULL,
-    network       text   NOT NULL,
-    last4         text   NOT NULL,
-    exp_month     bigint NOT NULL,
-    exp_year      bigint NOT NULL,
-    country       text   NOT NULL,
-    funding       text   NOT NULL,
-    fingerprint   text   NOT NULL,
-    cvc_check     text   NOT NULL,
-    postal_check  text   NOT NULL,
-    address_check text   NOT NULL,
-
-    type               text    NOT NULL,
-    code               text    NOT NULL,
-    category           text    NOT NULL,
-    severity           text    NOT NULL,
-    disclosable        boolean NOT NULL,
-    next_step          text    NOT NULL,
-    merchant_next_step text    NOT NULL,
-    decided_by         text    NOT NULL,
-    public_code        text    NOT NULL,
-    public_next_step   text    NOT NULL,
-    public_field       text    NOT NULL,
-    public_retry       boolean NOT NULL,
-    awaits_charge      boolean NOT NULL, -- the attempt has a charge whose event has not come
-
-    presence text NOT NULL,
-    evidence text NOT NULL, -- rung=weight, separated by spaces
-
-    retry_verdict    text   NOT NULL,
-    attempts_used    bigint NOT NULL,
-    attempts_left    bigint NOT NULL,
-    retry_not_before timestamptz,
-    retry_limited_by text   NOT NULL,
-
-    locale     text NOT NULL,
-    events     text NOT NULL, -- event ids, separated by spaces
-    updated_at timestamptz NOT NULL
+    detail json NOT NULL -- store.Attempt; what is empty is left out
 ) WITH (fillfactor = 80);
 CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
 CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';

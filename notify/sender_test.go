@@ -120,14 +120,16 @@ func (b *bench) failing(t *testing.T, payment, email string) string {
 	}
 	id := b.store.NotificationID(k, store.ChannelEmail, "first", "")
 	err := b.store.InIngest(t.Context(), func(in *store.Ingest) error {
-		if _, err := in.Load(t.Context(), []store.PaymentKey{k}, nil, []store.Fact{f}); err != nil {
+		loaded, err := in.Load(t.Context(), []store.PaymentKey{k}, nil, []store.Fact{f})
+		if err != nil {
 			return err
 		}
 		return in.Save(t.Context(), store.Changes{
+			Facts: loaded.NewFacts,
 			Payments: []store.Payment{{PaymentKey: k, Status: "failing", Customer: f.Customer, Amount: 4200, Currency: "usd",
 				FailedReceivedAt: &first, FailedCreated: first.Unix(), CreatedAt: first, UpdatedAt: first}},
 			Attempts: []store.Attempt{{ID: "fl_" + payment, PaymentKey: k, AttemptKey: f.Charge, Result: "failed", OccurredAt: first, ReceivedAt: first,
-				PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method", UpdatedAt: first}},
+				PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method"}},
 			Notifications: []store.Notification{{ID: id, PaymentKey: k, FailureID: "fl_" + payment, Channel: store.ChannelEmail, Template: "first",
 				Status: store.Held, DueAt: first.Add(time.Minute), MessageID: id + "@rebound.test", Customer: f.Customer, CreatedAt: first, UpdatedAt: first}},
 		})

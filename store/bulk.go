@@ -4,11 +4,15 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
-// table writes many rows of T by one statement: each column travels as one array. The columns are T's `db` tags, so a
-// column is named once, for reading and for writing.
+// table writes many rows of T by one statement: each column travels as one array. A field with a `db` tag is a column;
+// those with a `detail` tag travel together in one more, of that name. So a field is named once, for reading and for
+// writing.
 type table[T any] struct {
 	name    string
 	columns []column
@@ -17,15 +21,18 @@ type table[T any] struct {
 }
 
 type column struct {
-	name  string
-	index []int
-	typ   reflect.Type
-	sql   string
+	name   string
+	index  []int
+	typ    reflect.Type
+	sql    string
+	detail []detailField // of the column that holds the rest
 }
 
+// detailColumn holds, as JSON, what is only ever read together with its row.
+const detailColumn = "detail"
+
 func newTable[T any](name string) table[T] {
-	t := table[T]{name: name}
-	t.columns = columnsOf(reflect.TypeFor[T](), nil)
+	t := table[T]{name: name, columns: columnsOf(reflect.TypeFor[T]())}
 	var names, arrays []string
 	for i, c := range t.columns {
 		names = append(names, c.name)
@@ -38,17 +45,29 @@ func newTable[T any](name string) table[T] {
 
 var (
 	timeType  = reflect.TypeFor[time.Time]()
-	wordsType = reflect.TypeFor[Words]()
 	bytesType = reflect.TypeFor[[]byte]()
 )
 
-func columnsOf(t reflect.Type, prefix []int) []column {
-	var columns []column
+// columnsOf lists the columns that T's fields are kept in, detail the last.
+func columnsOf(t reflect.Type) []column {
+	columns, details := fieldsOf(t, nil)
+	if len(details) > 0 {
+		columns = append(columns, column{name: detailColumn, sql: "json", typ: bytesType, detail: details})
+	}
+	return columns
+}
+
+func fieldsOf(t reflect.Type, prefix []int) (columns []column, details []detailField) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		index := append(append([]int(nil), prefix...), i)
 		if f.Anonymous {
-			columns = append(columns, columnsOf(f.Type, index)...)
+			c, d := fieldsOf(f.Type, index)
+			columns, details = append(columns, c...), append(details, d...)
+			continue
+		}
+		if name := f.Tag.Get("detail"); name != "" {
+			details = append(details, detailField{name: name, index: index})
 			continue
 		}
 		name := f.Tag.Get("db")
@@ -59,8 +78,6 @@ func columnsOf(t reflect.Type, prefix []int) []column {
 		switch {
 		case f.Type == timeType, f.Type.Kind() == reflect.Pointer && f.Type.Elem() == timeType:
 			c.sql = "timestamptz"
-		case f.Type == wordsType:
-			c.sql, c.typ = "text", reflect.TypeFor[string]()
 		case f.Type == bytesType:
 			c.sql = "bytea"
 		case f.Type.Kind() == reflect.String:
@@ -74,31 +91,48 @@ func columnsOf(t reflect.Type, prefix []int) []column {
 		}
 		columns = append(columns, c)
 	}
-	return columns
+	return columns, details
 }
 
-// arrays turns rows into one slice per column, in the order of the columns.
-func (t table[T]) arrays(rows []T) []any {
+// arrays turns rows into one slice per column, in the order of the columns. It fails where a row holds text that JSON
+// cannot.
+func (t table[T]) arrays(rows []T) ([]any, error) {
 	args := make([]any, len(t.columns))
 	v := reflect.ValueOf(rows)
 	for i, c := range t.columns {
 		out := reflect.MakeSlice(reflect.SliceOf(c.typ), len(rows), len(rows))
 		for r := range rows {
-			field := v.Index(r).FieldByIndex(c.index)
-			if words, ok := field.Interface().(Words); ok {
-				out.Index(r).SetString(strings.Join(words, " "))
+			if c.detail == nil {
+				out.Index(r).Set(v.Index(r).FieldByIndex(c.index))
 				continue
 			}
-			out.Index(r).Set(field)
+			detail, err := encodeDetail(v.Index(r), c.detail)
+			if err != nil {
+				return nil, fmt.Errorf("writing %s: %w", t.name, err)
+			}
+			out.Index(r).SetBytes(detail)
 		}
 		args[i] = out.Interface()
 	}
-	return args
+	return args, nil
 }
 
 // insert is the statement that writes the rows of arrays; tail is its ON CONFLICT part.
 func (t table[T]) insert(tail string) string {
 	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT * FROM " + t.unnest + " " + tail
+}
+
+// queue adds the statement that writes rows; tail is its ON CONFLICT part. No rows, no statement.
+func (t table[T]) queue(b *pgx.Batch, rows []T, tail string) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	args, err := t.arrays(rows)
+	if err != nil {
+		return err
+	}
+	b.Queue(t.insert(tail), args...)
+	return nil
 }
 
 // selected lists the columns of the table under an alias: never *, since a newer replica may have added some.
@@ -121,12 +155,63 @@ func (t table[T]) excluded(but ...string) string {
 	return strings.Join(sets, ", ")
 }
 
-// Scan reads what arrays wrote.
-func (w *Words) Scan(src any) error {
-	s, ok := src.(string)
-	if !ok {
-		return fmt.Errorf("scanning words: %T is not text", src)
+// columnsByType spares each query the walk over its row's fields.
+var columnsByType sync.Map // reflect.Type to map[string]column
+
+func namedColumns(t reflect.Type) map[string]column {
+	if known, ok := columnsByType.Load(t); ok {
+		return known.(map[string]column)
 	}
-	*w = strings.Fields(s)
-	return nil
+	byName := make(map[string]column)
+	for _, c := range columnsOf(t) {
+		byName[c.name] = c
+	}
+	columnsByType.Store(t, byName)
+	return byName
+}
+
+// each reads rows into structs by the names of their columns, one after another.
+func each[T any](rows pgx.Rows, do func(T)) error {
+	defer rows.Close()
+	byName := namedColumns(reflect.TypeFor[T]())
+	fields := rows.FieldDescriptions()
+	columns, targets := make([]column, len(fields)), make([]any, len(fields))
+	for i, f := range fields {
+		c, ok := byName[f.Name]
+		if !ok {
+			return fmt.Errorf("reading rows: %s has no field for the column %s", reflect.TypeFor[T](), f.Name)
+		}
+		columns[i] = c
+	}
+	for rows.Next() {
+		var row T
+		var detail []byte
+		v := reflect.ValueOf(&row).Elem()
+		var details []detailField
+		for i, c := range columns {
+			if c.detail != nil {
+				targets[i], details = &detail, c.detail
+				continue
+			}
+			targets[i] = v.FieldByIndex(c.index).Addr().Interface()
+		}
+		if err := rows.Scan(targets...); err != nil {
+			return err
+		}
+		if err := decodeDetail(detail, v, details); err != nil {
+			return err
+		}
+		do(row)
+	}
+	return rows.Err()
+}
+
+// collected reads all rows of a query that the database may have refused.
+func collected[T any](rows pgx.Rows, err error) ([]T, error) {
+	if err != nil {
+		return nil, err
+	}
+	var all []T
+	err = each(rows, func(row T) { all = append(all, row) })
+	return all, err
 }

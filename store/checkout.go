@@ -90,8 +90,10 @@ func (s *Store) CheckoutStates(ctx context.Context, keys []PaymentKey) ([]Checko
 		) p
 		LEFT JOIN LATERAL (
 			SELECT * FROM (
-				SELECT id, attempts_used, public_code, public_next_step, public_field, public_retry, awaits_charge,
-				       received_at, locale
+				SELECT id, received_at, detail->>'locale' AS locale, (detail->>'attempts_used')::bigint AS attempts_used,
+				       detail->>'public_code' AS public_code, detail->>'public_next_step' AS public_next_step,
+				       detail->>'public_field' AS public_field, (detail->>'public_retry')::boolean AS public_retry,
+				       (detail->>'awaits_charge')::boolean AS awaits_charge
 				FROM attempts
 				WHERE `+keyMatch("attempts", "payment_id")+` AND result = 'failed'
 				OFFSET 0

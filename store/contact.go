@@ -108,7 +108,7 @@ func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, ti
 func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (Recipient, error) {
 	var r Recipient
 	var inFacts Contact
-	factRows, err := s.pool.Query(ctx, `SELECT contact, locale FROM facts
+	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail->>'locale', '') FROM facts
 		WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4
 		ORDER BY created DESC, event_id DESC, api_version DESC`, k.PaymentID, k.Source, k.Account, k.Livemode)
 	if err != nil {

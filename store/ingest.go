@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,8 +25,8 @@ var (
 // CheckoutChannel is the LISTEN channel that carries the ids of payments whose open checkout streams have news.
 const CheckoutChannel = "rebound_checkout"
 
-// Ingest is one transaction that records a group of deliveries: Lock, then Load, then Save, each one round trip. It
-// knows rows, not meaning; what to save is the caller's to work out in between.
+// Ingest is one transaction that records a group of deliveries: LockInvoices, then Load, then Save. It knows rows, not
+// meaning; what to save is the caller's to work out in between.
 type Ingest struct {
 	tx    pgx.Tx
 	store *Store
@@ -34,13 +37,14 @@ type Loaded struct {
 	Payments      map[PaymentKey]*LoadedPayment
 	Invoices      map[PaymentKey]*Invoice // as stored; Facts of an invoice in the group are in InvoiceFacts
 	InvoiceFacts  map[PaymentKey][]Fact
+	NewFacts      []Fact              // of the group, those that are not stored yet
 	KnownCustomer map[PaymentKey]bool // by customer id as PaymentID: an address of it is stored, or that it was deleted
 }
 
 // LoadedPayment is one payment with all that hangs on it.
 type LoadedPayment struct {
 	Payment       Payment // as stored before this group
-	Facts         []Fact
+	Facts         []Fact  // the group's own included
 	Notifications []Notification
 	AttemptIDs    []string
 	Streams       bool // an open checkout stream waits for news
@@ -48,6 +52,7 @@ type LoadedPayment struct {
 
 // Changes is what a group comes to.
 type Changes struct {
+	Facts         []Fact // Loaded.NewFacts
 	Payments      []Payment
 	Invoices      []Invoice
 	Attempts      []Attempt
@@ -68,6 +73,9 @@ func (s *Store) InIngest(ctx context.Context, fn func(*Ingest) error) error {
 
 // IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
 func IsDataError(err error) bool {
+	if errors.Is(err, errUnstorable) {
+		return true
+	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || len(pg.Code) < 2 {
 		return false
@@ -122,14 +130,14 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 	a := arraysOf(invoices)
 	var linked []PaymentKey
 	b := &pgx.Batch{}
-	b.Queue(`SET LOCAL enable_seqscan = off`)
+	b.Queue(noScans)
 	b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
 		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args()...)
 	b.Queue(`SELECT 1 FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id")+`
 		ORDER BY i.invoice_id COLLATE "C", i.source, i.account, i.livemode FOR UPDATE OF i`, a.args()...)
 	b.Queue(`SELECT p.payment_id, p.source, p.account, p.livemode FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "invoice")+` AND p.invoice <> ''`,
 		a.args()...).Query(func(rows pgx.Rows) (err error) {
-		linked, err = pgx.CollectRows(rows, pgx.RowToStructByName[PaymentKey])
+		linked, err = collected[PaymentKey](rows, nil)
 		return err
 	})
 	if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
@@ -138,10 +146,9 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 	return linked, nil
 }
 
-// Load locks the payments in the one order that every replica uses, adds the group's facts, and reads all that is known
-// of the payments and invoices. The lock comes first: what is read after it cannot change until the commit.
+// Load locks the payments in the one order that every replica uses, and reads all that is known of them and of the
+// invoices, the group's own facts added. The lock comes first: what is read after it cannot change until the commit.
 func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, facts []Fact) (*Loaded, error) {
-	now := in.store.now().UTC()
 	payments = sorted(payments)
 	l := &Loaded{
 		Payments:      make(map[PaymentKey]*LoadedPayment, len(payments)),
@@ -149,97 +156,136 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		InvoiceFacts:  make(map[PaymentKey][]Fact),
 		KnownCustomer: make(map[PaymentKey]bool),
 	}
+	now := in.store.Now()
 	for _, k := range payments {
 		l.Payments[k] = &LoadedPayment{Payment: Payment{PaymentKey: k, CreatedAt: now}}
 	}
-	for i := range facts {
-		if err := in.store.sealFact(&facts[i]); err != nil {
-			return nil, err
-		}
-	}
-	slices.SortStableFunc(facts, func(a, b Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
-
-	a := arraysOf(payments)
-	withInvoices := arraysOf(append(slices.Clone(payments), invoices...))
-	b := &pgx.Batch{}
-	b.Queue(`SET LOCAL enable_seqscan = off`) // a fresh database has no statistics to plan by
-	b.Queue(`SET LOCAL enable_hashjoin = off`)
-	b.Queue(`SET LOCAL enable_mergejoin = off`)
-	b.Queue(`INSERT INTO payments (payment_id, source, account, livemode, status, payment_intent, customer, invoice,
-			order_reference, amount, currency, failed_created, succeeded_created, created_at, updated_at)
-		SELECT k.*, '', '', '', '', '', 0, '', 0, 0, $5, $5 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args(now)...)
-	b.Queue(`SELECT `+paymentTable.selected("p")+` FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "payment_id")+`
-		ORDER BY p.payment_id COLLATE "C", p.source, p.account, p.livemode FOR UPDATE OF p`, a.args()...).Query(
-		each(func(p Payment) { l.Payments[p.PaymentKey].Payment = p }))
-	b.Queue(factTable.insert(`ON CONFLICT DO NOTHING`), factTable.arrays(facts)...)
-	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"), withInvoices.args()...).Query(
-		each(func(f Fact) {
-			if p := l.Payments[f.PaymentKey]; p != nil {
-				p.Facts = append(p.Facts, f)
-			} else {
-				l.InvoiceFacts[f.PaymentKey] = append(l.InvoiceFacts[f.PaymentKey], f)
-			}
-		}))
-	b.Queue(`SELECT `+notificationTable.selected("n")+` FROM notifications n JOIN `+keyRows+` ON `+keyMatch("n", "payment_id"), a.args()...).Query(
-		each(func(n Notification) {
-			p := l.Payments[n.PaymentKey]
-			p.Notifications = append(p.Notifications, n)
-		}))
-	type attemptID struct {
-		PaymentKey
-		ID string `db:"id"`
-	}
-	b.Queue(`SELECT t.payment_id, t.source, t.account, t.livemode, t.id FROM attempts t JOIN `+keyRows+` ON `+keyMatch("t", "payment_id"),
-		a.args()...).Query(each(func(t attemptID) {
-		p := l.Payments[t.PaymentKey]
-		p.AttemptIDs = append(p.AttemptIDs, t.ID)
-	}))
-	b.Queue(`SELECT DISTINCT c.payment_id, c.source, c.account, c.livemode FROM checkout_streams c JOIN `+keyRows+` ON `+keyMatch("c", "payment_id"),
-		a.args()...).Query(each(func(k PaymentKey) { l.Payments[k].Streams = true }))
-	b.Queue(`SELECT i.invoice_id AS payment_id, i.source, i.account, i.livemode, i.status, i.billing_reason, i.settled_created
-		FROM invoices i JOIN (
-			SELECT * FROM unnest($5::text[], $1::text[], $2::text[], $3::boolean[]) AS g(id, source, account, livemode)
-			UNION SELECT p.invoice, p.source, p.account, p.livemode FROM payments p
-			JOIN unnest($4::text[], $1::text[], $2::text[], $3::boolean[]) AS h(id, source, account, livemode)
-			ON p.payment_id = h.id AND p.source = h.source AND p.account = h.account AND p.livemode = h.livemode WHERE p.invoice <> ''
-		) k ON `+keyMatch("i", "invoice_id"), pairedArgs(payments, invoices)...).Query(
-		each(func(i storedInvoice) {
-			inv := Invoice(i)
-			l.Invoices[i.PaymentKey] = &inv
-		}))
-	customers := customersOf(facts)
-	if len(customers) > 0 {
-		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c JOIN `+keyRows+` ON `+keyMatch("c", "customer_id")+`
-			WHERE c.contact IS NOT NULL OR c.deleted`,
-			arraysOf(customers).args()...).Query(each(func(k PaymentKey) { l.KnownCustomer[k] = true }))
-	}
-	if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
+	// Nothing hangs on a payment that has no row yet: most are new, and need no more questions.
+	known, err := in.loadPayments(ctx, payments, customersOf(facts), l)
+	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
+	stored := make(map[factID]bool)
+	if len(known)+len(invoices) > 0 {
+		if err := in.loadKnown(ctx, known, invoices, l, stored); err != nil {
+			return nil, fmt.Errorf("loading %d known payments: %w", len(known), err)
+		}
+	}
+	for _, f := range facts {
+		if id := idOf(f); !stored[id] {
+			stored[id] = true
+			if err := in.store.sealFact(&f); err != nil {
+				return nil, err
+			}
+			l.NewFacts = append(l.NewFacts, f)
+			l.add(f)
+		}
+	}
+	slices.SortStableFunc(l.NewFacts, func(a, b Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
 	return l, nil
 }
 
-// storedInvoice reads an Invoice by column names.
-type storedInvoice struct {
+// factID is the key of facts.
+type factID struct {
 	PaymentKey
-	Status         string `db:"status"`
-	BillingReason  string `db:"billing_reason"`
-	SettledCreated int64  `db:"settled_created"`
+	eventID, eventType, apiVersion string
 }
 
-// pairedArgs pads payments and invoices to one length, so that they can share the key columns of one unnest.
-func pairedArgs(payments, invoices []PaymentKey) []any {
-	all := append(slices.Clone(payments), invoices...)
-	a := arraysOf(all)
-	paymentIDs, invoiceIDs := make([]string, len(all)), make([]string, len(all))
-	for i, k := range all {
-		if i < len(payments) {
-			paymentIDs[i] = k.PaymentID
-		} else {
-			invoiceIDs[i] = k.PaymentID
+func idOf(f Fact) factID { return factID{f.PaymentKey, f.EventID, f.EventType, f.APIVersion} }
+
+func (l *Loaded) add(f Fact) {
+	if p := l.Payments[f.PaymentKey]; p != nil {
+		p.Facts = append(p.Facts, f)
+	} else {
+		l.InvoiceFacts[f.PaymentKey] = append(l.InvoiceFacts[f.PaymentKey], f)
+	}
+}
+
+// noScans keeps plans off the tables as a whole: a fresh database has no statistics to plan by.
+const noScans = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+
+// loadPayments locks the payments, reads the rows of those that have one, and which of the customers have an address.
+func (in *Ingest) loadPayments(ctx context.Context, payments, customers []PaymentKey, l *Loaded) (known []PaymentKey, err error) {
+	locks := make([]int64, len(payments))
+	for i, k := range payments {
+		locks[i] = k.lock()
+	}
+	slices.Sort(locks)
+	b := &pgx.Batch{}
+	b.Queue(noScans)
+	b.Queue(lockPayments, locks)
+	b.Queue(`SELECT `+paymentTable.selected("p")+` FROM `+keyRows+` JOIN payments p ON `+keyMatch("p", "payment_id"), arraysOf(payments).args()...).Query(
+		eachRow(func(p Payment) {
+			l.Payments[p.PaymentKey].Payment = p
+			known = append(known, p.PaymentKey)
+		}))
+	if len(customers) > 0 {
+		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c JOIN `+keyRows+` ON `+keyMatch("c", "customer_id")+`
+			WHERE c.contact IS NOT NULL OR c.deleted`,
+			arraysOf(customers).args()...).Query(eachRow(func(k PaymentKey) { l.KnownCustomer[k] = true }))
+	}
+	err = in.tx.SendBatch(ctx, b).Close()
+	return known, err
+}
+
+// lockPayments takes the locks in the order of its argument.
+const lockPayments = `SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k`
+
+// lock is the payment's advisory lock: whoever derives or deletes a payment holds it until the commit. Two payments that
+// share one only wait for each other. It may not change between versions that run side by side.
+func (k PaymentKey) lock() int64 {
+	h := fnv.New64a()
+	for _, part := range []string{k.PaymentID, k.Source, k.Account, strconv.FormatBool(k.Livemode)} {
+		_, _ = io.WriteString(h, part)
+		_, _ = h.Write([]byte{0})
+	}
+	return int64(h.Sum64()) //nolint:gosec // any 64 bits do
+}
+
+// loadKnown reads what hangs on payments that have a row, and on the invoices.
+func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey, l *Loaded, stored map[factID]bool) error {
+	a := arraysOf(payments)
+	b := &pgx.Batch{}
+	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"),
+		arraysOf(append(slices.Clone(payments), invoices...)).args()...).Query(eachRow(func(f Fact) {
+		stored[idOf(f)] = true
+		l.add(f)
+	}))
+	if len(payments) > 0 {
+		b.Queue(`SELECT `+notificationTable.selected("n")+` FROM notifications n JOIN `+keyRows+` ON `+keyMatch("n", "payment_id"), a.args()...).Query(
+			eachRow(func(n Notification) {
+				p := l.Payments[n.PaymentKey]
+				p.Notifications = append(p.Notifications, n)
+			}))
+		b.Queue(`SELECT t.payment_id, t.source, t.account, t.livemode, t.id FROM attempts t JOIN `+keyRows+` ON `+keyMatch("t", "payment_id"),
+			a.args()...).Query(eachRow(func(t attemptID) {
+			p := l.Payments[t.PaymentKey]
+			p.AttemptIDs = append(p.AttemptIDs, t.ID)
+		}))
+		b.Queue(`SELECT DISTINCT c.payment_id, c.source, c.account, c.livemode FROM checkout_streams c JOIN `+keyRows+` ON `+keyMatch("c", "payment_id"),
+			a.args()...).Query(eachRow(func(k PaymentKey) { l.Payments[k].Streams = true }))
+	}
+	for _, k := range payments {
+		if p := l.Payments[k].Payment; p.Invoice != "" {
+			k.PaymentID = p.Invoice
+			invoices = append(invoices, k)
 		}
 	}
-	return []any{a.sources, a.accounts, a.livemodes, paymentIDs, invoiceIDs}
+	if len(invoices) > 0 {
+		b.Queue(`SELECT i.invoice_id AS payment_id, i.source, i.account, i.livemode, i.status, i.billing_reason, i.settled_created
+			FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id"), arraysOf(sorted(invoices)).args()...).Query(
+			eachRow(func(i Invoice) { l.Invoices[i.PaymentKey] = &i }))
+	}
+	return in.tx.SendBatch(ctx, b).Close()
+}
+
+type attemptID struct {
+	PaymentKey
+	ID string `db:"id"`
+}
+
+func eachRow[T any](do func(T)) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error { return each(rows, do) }
 }
 
 func customersOf(facts []Fact) []PaymentKey {
@@ -262,25 +308,28 @@ func sorted(keys []PaymentKey) []PaymentKey {
 	return slices.Compact(keys)
 }
 
-func each[T any](do func(T)) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		for rows.Next() {
-			v, err := pgx.RowToStructByName[T](rows)
-			if err != nil {
-				return err
-			}
-			do(v)
-		}
-		return rows.Err()
-	}
-}
+var (
+	savePayments = `ON CONFLICT (payment_id, source, account, livemode) DO UPDATE SET ` +
+		paymentTable.excluded("payment_id", "source", "account", "livemode", "created_at")
+	saveAttempts = `ON CONFLICT (id) DO UPDATE SET ` + attemptTable.excluded("id", "payment_id", "source", "account", "livemode")
+	// What is claimed or over is out of reach: only its sender may still change it.
+	// What a page has shown is the stream's to write down.
+	saveNotifications = `ON CONFLICT (id) DO UPDATE SET ` +
+		notificationTable.excluded("id", "payment_id", "source", "account", "livemode", "next_try_at", "owner", "tries", "message_id", "mailbox",
+			"new_mailbox", "read_at", "created_at", "shown_code", "locale") + `,
+		shown_code = CASE WHEN notifications.channel = 'checkout' THEN notifications.shown_code ELSE EXCLUDED.shown_code END,
+		locale = CASE WHEN notifications.channel = 'checkout' THEN notifications.locale ELSE EXCLUDED.locale END
+		WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`
+)
 
 // Save writes what the group came to.
 func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	b := &pgx.Batch{}
-	if len(c.Payments) > 0 {
-		b.Queue(paymentTable.insert(`ON CONFLICT (payment_id, source, account, livemode) DO UPDATE SET `+
-			paymentTable.excluded("payment_id", "source", "account", "livemode", "created_at")), paymentTable.arrays(c.Payments)...)
+	if err := factTable.queue(b, c.Facts, `ON CONFLICT DO NOTHING`); err != nil {
+		return err
+	}
+	if err := paymentTable.queue(b, c.Payments, savePayments); err != nil {
+		return err
 	}
 	for _, i := range c.Invoices {
 		b.Queue(`UPDATE invoices SET status = $5, billing_reason = $6, settled_created = $7
@@ -293,18 +342,11 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	if len(c.StaleNotifications) > 0 {
 		b.Queue(`DELETE FROM notifications WHERE id = ANY($1) AND owner = 0`, c.StaleNotifications)
 	}
-	if len(c.Attempts) > 0 {
-		b.Queue(attemptTable.insert(`ON CONFLICT (id) DO UPDATE SET `+attemptTable.excluded("id")), attemptTable.arrays(c.Attempts)...)
+	if err := attemptTable.queue(b, c.Attempts, saveAttempts); err != nil {
+		return err
 	}
-	if len(c.Notifications) > 0 {
-		// What is claimed or over is out of reach: only its sender may still change it.
-		// What a page has shown is the stream's to write down.
-		b.Queue(notificationTable.insert(`ON CONFLICT (id) DO UPDATE SET `+
-			notificationTable.excluded("id", "next_try_at", "owner", "tries", "message_id", "mailbox", "new_mailbox", "read_at", "created_at", "shown_code", "locale")+`,
-			shown_code = CASE WHEN notifications.channel = 'checkout' THEN notifications.shown_code ELSE EXCLUDED.shown_code END,
-			locale = CASE WHEN notifications.channel = 'checkout' THEN notifications.locale ELSE EXCLUDED.locale END
-			WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`),
-			notificationTable.arrays(c.Notifications)...)
+	if err := notificationTable.queue(b, c.Notifications, saveNotifications); err != nil {
+		return err
 	}
 	for _, cust := range c.Customers {
 		in.store.queueCustomer(b, cust)

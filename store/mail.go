@@ -99,7 +99,7 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*
 	}
 	attempt, err := one[Attempt](ctx, tx, `SELECT `+attemptTable.selected("a")+` FROM attempts a
 		WHERE a.payment_id = $1 AND a.source = $2 AND a.account = $3 AND a.livemode = $4 AND a.result = 'failed'
-		ORDER BY a.attempts_used DESC LIMIT 1`, k.PaymentID, k.Source, k.Account, k.Livemode)
+		ORDER BY (a.detail->>'attempts_used')::bigint DESC LIMIT 1`, k.PaymentID, k.Source, k.Account, k.Livemode)
 	if err != nil {
 		return nil, "", fmt.Errorf("reading the newest attempt of payment %s: %w", k.PaymentID, err)
 	}
@@ -112,12 +112,17 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*
 func one[T any](ctx context.Context, q interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }, sql string, args ...any) (T, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		var zero T
-		return zero, err
+	var row T
+	rows, err := collected[T](q.Query(ctx, sql, args...))
+	switch {
+	case err != nil:
+		return row, err
+	case len(rows) == 0:
+		return row, pgx.ErrNoRows
+	case len(rows) > 1:
+		return row, pgx.ErrTooManyRows
 	}
-	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+	return rows[0], nil
 }
 
 // over is why nothing more is said of a payment in this state; ” when it goes on.
@@ -173,7 +178,11 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 			jobs = append(jobs, mailJobAt(n.ID, *n.NextTryAt))
 		}
 		if end == "" && len(x.FollowUps) > 0 {
-			if _, err := tx.Exec(ctx, notificationTable.insert(`ON CONFLICT DO NOTHING`), notificationTable.arrays(x.FollowUps)...); err != nil {
+			b := &pgx.Batch{}
+			if err := notificationTable.queue(b, x.FollowUps, `ON CONFLICT DO NOTHING`); err != nil {
+				return err
+			}
+			if err := tx.SendBatch(ctx, b).Close(); err != nil {
 				return err
 			}
 			for _, f := range x.FollowUps {

@@ -73,7 +73,7 @@ func (q *question) String() string { return strings.Join(q.where, " AND ") }
 // listOf names every column of T's table under an alias.
 func listOf[T any](alias string) string {
 	var names []string
-	for _, c := range columnsOf(reflect.TypeFor[T](), nil) {
+	for _, c := range columnsOf(reflect.TypeFor[T]()) {
 		names = append(names, alias+"."+c.name)
 	}
 	return strings.Join(names, ", ")
@@ -187,9 +187,5 @@ type querier interface {
 
 // collect reads rows into structs by the names of their columns.
 func collect[T any](ctx context.Context, db querier, sql string, args ...any) ([]T, error) {
-	rows, err := db.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByName[T])
+	return collected[T](db.Query(ctx, sql, args...))
 }

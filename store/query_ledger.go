@@ -18,44 +18,24 @@ const countedTries = 200
 
 // ledgerTry is a row of CardUses: a failed attempt that bears on the n-th card or payment that was asked about.
 type ledgerTry struct {
-	N                  int       `db:"n"`
-	Kind               string    `db:"kind"` // card, payment, barred
-	ID                 string    `db:"id"`
-	PaymentID          string    `db:"payment_id"`
-	OccurredAt         time.Time `db:"occurred_at"`
-	Amount             int64     `db:"amount"`
-	Currency           string    `db:"currency"`
-	FailureCode        string    `db:"failure_code"`
-	ErrorCode          string    `db:"error_code"`
-	DeclineCode        string    `db:"decline_code"`
-	NetworkAdviceCode  string    `db:"network_advice_code"`
-	NetworkDeclineCode string    `db:"network_decline_code"`
-	MethodID           string    `db:"method_id"`
-	Brand              string    `db:"brand"`
-	Network            string    `db:"network"`
-	Country            string    `db:"country"`
-	Fingerprint        string    `db:"fingerprint"`
-	Code               string    `db:"code"`
-	Presence           string    `db:"presence"`
+	N    int64  `db:"n"`
+	Kind string `db:"kind"` // card, payment, barred
+	Attempt
 }
 
-func (t ledgerTry) try() decline.Try {
+func (a Attempt) try() decline.Try {
 	return decline.Try{
-		ID: t.ID, PaymentID: t.PaymentID, At: t.OccurredAt.UTC(), Card: cmp.Or(t.Fingerprint, t.MethodID), MethodID: t.MethodID,
-		Amount: t.Amount, Currency: t.Currency, By: decline.InitiatorOf(t.Presence), Network: cmp.Or(t.Network, t.Brand), Country: t.Country,
-		Code: t.Code, DeclineCode: t.DeclineCode, ErrorCode: t.ErrorCode, FailureCode: t.FailureCode,
-		NetworkDeclineCode: t.NetworkDeclineCode, NetworkAdviceCode: t.NetworkAdviceCode,
+		ID: a.ID, PaymentID: a.PaymentID, At: a.OccurredAt.UTC(), Card: cmp.Or(a.Fingerprint, a.MethodID), MethodID: a.MethodID,
+		Amount: a.Amount, Currency: a.Currency, By: decline.InitiatorOf(a.Presence), Network: cmp.Or(a.Network, a.Brand), Country: a.Country,
+		Code: a.Code, DeclineCode: a.DeclineCode, ErrorCode: a.ErrorCode, FailureCode: a.FailureCode,
+		NetworkDeclineCode: a.NetworkDeclineCode, NetworkAdviceCode: a.NetworkAdviceCode,
 	}
 }
 
 // RetryQuestion is what the ledger is asked about a failed attempt.
 func (a Attempt) RetryQuestion() decline.Question {
 	q := decline.Question{
-		Try: ledgerTry{
-			ID: a.ID, PaymentID: a.PaymentID, OccurredAt: a.OccurredAt, Amount: a.Amount, Currency: a.Currency, FailureCode: a.FailureCode,
-			ErrorCode: a.ErrorCode, DeclineCode: a.DeclineCode, NetworkAdviceCode: a.NetworkAdviceCode, NetworkDeclineCode: a.NetworkDeclineCode,
-			MethodID: a.MethodID, Brand: a.Brand, Network: a.Network, Country: a.Country, Fingerprint: a.Fingerprint, Code: a.Code, Presence: a.Presence,
-		}.try(),
+		Try: a.try(),
 		Retry: decline.Retry{Verdict: decline.RetryVerdict(a.RetryVerdict), AttemptsUsed: int(a.AttemptsUsed), AttemptsLeft: int(a.AttemptsLeft),
 			LimitedBy: a.RetryLimitedBy},
 		Category: decline.Category(a.Category), NextStep: decline.NextStep(a.NextStep),
@@ -67,28 +47,26 @@ func (a Attempt) RetryQuestion() decline.Question {
 	return q
 }
 
-// ledgerColumns are those of ledgerTry after n and kind.
-const ledgerColumns = `a.id, a.payment_id, a.occurred_at, a.amount, a.currency, a.failure_code, a.error_code, a.decline_code,
-	a.network_advice_code, a.network_decline_code, a.method_id, a.brand, a.network, a.country, a.fingerprint, a.code, a.presence`
+var ledgerColumns = attemptTable.selected("a")
 
 // cardUsesSQL reads, each by its index and each bounded: the newest attempts on a card; the newest on a payment; and one
 // attempt per card and code that bars it. Arguments: cards as n, source, account, livemode, key; since; payments as n,
 // source, account, livemode, payment id; barring codes as n, source, account, livemode, key, code, network.
-const cardUsesSQL = `
-SELECT c.n, 'card' AS kind, t.* FROM unnest($1::int[], $2::text[], $3::text[], $4::boolean[], $5::text[]) AS c(n, source, account, livemode, key)
+var cardUsesSQL = `
+SELECT c.n, 'card' AS kind, t.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::text[]) AS c(n, source, account, livemode, key)
 CROSS JOIN LATERAL (
 	SELECT ` + ledgerColumns + ` FROM attempts a
 	WHERE a.result = 'failed' AND ` + cardKey + ` <> '' AND ` + cardKey + ` = c.key AND a.occurred_at > $6
 	AND a.source = c.source AND a.account = c.account AND a.livemode = c.livemode
 	ORDER BY a.occurred_at DESC LIMIT $19) t
 UNION ALL
-SELECT p.n, 'payment', t.* FROM unnest($7::int[], $8::text[], $9::text[], $10::boolean[], $11::text[]) AS p(n, source, account, livemode, payment_id)
+SELECT p.n, 'payment', t.* FROM unnest($7::bigint[], $8::text[], $9::text[], $10::boolean[], $11::text[]) AS p(n, source, account, livemode, payment_id)
 CROSS JOIN LATERAL (
 	SELECT ` + ledgerColumns + ` FROM attempts a
 	WHERE a.payment_id = p.payment_id AND a.source = p.source AND a.account = p.account AND a.livemode = p.livemode AND a.result = 'failed'
 	ORDER BY a.occurred_at DESC LIMIT $19) t
 UNION ALL
-SELECT b.n, 'barred', t.* FROM unnest($12::int[], $13::text[], $14::text[], $15::boolean[], $16::text[], $17::text[], $18::text[])
+SELECT b.n, 'barred', t.* FROM unnest($12::bigint[], $13::text[], $14::text[], $15::boolean[], $16::text[], $17::text[], $18::text[])
 	AS b(n, source, account, livemode, key, code, network)
 CROSS JOIN LATERAL (
 	SELECT ` + ledgerColumns + ` FROM attempts a
@@ -99,14 +77,14 @@ CROSS JOIN LATERAL (
 
 // keys are the columns of what is asked about, an array each.
 type keys struct {
-	n               []int32
+	n               []int64
 	source, account []string
 	livemode        []bool
 	key             []string
 }
 
 func (k *keys) add(n int, of PaymentKey, key string) {
-	k.n, k.source, k.account = append(k.n, int32(n)), append(k.source, of.Source), append(k.account, of.Account)
+	k.n, k.source, k.account = append(k.n, int64(n)), append(k.source, of.Source), append(k.account, of.Account)
 	k.livemode, k.key = append(k.livemode, of.Livemode), append(k.key, key)
 }
 
@@ -208,7 +186,7 @@ func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time)
 // reach is when the oldest of a card's newest attempts was made.
 func reach(rows []ledgerTry, n int) (oldest time.Time) {
 	for _, row := range rows {
-		if row.N == n && row.Kind == "card" && (oldest.IsZero() || row.OccurredAt.Before(oldest)) {
+		if row.N == int64(n) && row.Kind == "card" && (oldest.IsZero() || row.OccurredAt.Before(oldest)) {
 			oldest = row.OccurredAt
 		}
 	}

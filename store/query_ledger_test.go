@@ -31,7 +31,7 @@ func ledgerStore(t *testing.T) *store.Store {
 // declined is a failed Visa attempt of an hour ago, on a payment of its own.
 func declined(id string, change ...func(*store.Attempt)) store.Attempt {
 	a := store.Attempt{ID: id, PaymentKey: store.PaymentKey{PaymentID: "pi_" + id, Source: "stripe", Livemode: true}, AttemptKey: "ch_" + id, Result: "failed",
-		OccurredAt: ledgerNow.Add(-time.Hour), ReceivedAt: ledgerNow, UpdatedAt: ledgerNow, Amount: 2000, Currency: "usd", Fingerprint: "fp_1", MethodID: "pm_1",
+		OccurredAt: ledgerNow.Add(-time.Hour), ReceivedAt: ledgerNow, Amount: 2000, Currency: "usd", Fingerprint: "fp_1", MethodID: "pm_1",
 		Brand: "visa", Network: "visa", Country: "US", Code: "insufficient_funds", DeclineCode: "insufficient_funds", NetworkDeclineCode: "51",
 		Category: "insufficient_funds", NextStep: "use_another_payment_method", Presence: "off_session", RetryVerdict: "retry_now", AttemptsUsed: 1, AttemptsLeft: 3}
 	for _, f := range change {
@@ -141,7 +141,7 @@ func TestTheLedgerIsReadByItsIndexes(t *testing.T) {
 	t.Cleanup(func() { _ = conn.Close(ctx) })
 	// Every column is NOT NULL; what the plans do not look at gets the empty value of its type.
 	_, err = conn.Exec(ctx, `DO $$ DECLARE names text; empties text; BEGIN
-		SELECT string_agg(column_name, ', '), string_agg(CASE data_type WHEN 'text' THEN '''''' WHEN 'bigint' THEN '0' WHEN 'boolean' THEN 'false' ELSE 'now()' END, ', ')
+		SELECT string_agg(column_name, ', '), string_agg(CASE data_type WHEN 'text' THEN '''''' WHEN 'bigint' THEN '0' WHEN 'boolean' THEN 'false' WHEN 'json' THEN '''{}''' ELSE 'now()' END, ', ')
 		INTO names, empties FROM information_schema.columns WHERE table_name = 'attempts' AND is_nullable = 'NO'
 		AND column_name NOT IN ('id', 'payment_id', 'source', 'livemode', 'result', 'occurred_at', 'fingerprint', 'network', 'network_decline_code');
 		EXECUTE format('INSERT INTO attempts (id, payment_id, source, livemode, result, occurred_at, fingerprint, network, network_decline_code, %s)

@@ -78,7 +78,7 @@ func fill(t *testing.T, conn *pgx.Conn, n int) {
 	}
 	// Every column is NOT NULL; what the plans do not look at gets the empty value of its type.
 	_, err := conn.Exec(t.Context(), `DO $$ DECLARE names text; empties text; BEGIN
-		SELECT string_agg(column_name, ', '), string_agg(CASE data_type WHEN 'text' THEN '''''' WHEN 'bigint' THEN '0' WHEN 'boolean' THEN 'false' ELSE 'now()' END, ', ')
+		SELECT string_agg(column_name, ', '), string_agg(CASE data_type WHEN 'text' THEN '''''' WHEN 'bigint' THEN '0' WHEN 'boolean' THEN 'false' WHEN 'json' THEN '''{}''' ELSE 'now()' END, ', ')
 		INTO names, empties FROM information_schema.columns WHERE table_name = 'attempts' AND is_nullable = 'NO'
 		AND column_name NOT IN ('id', 'payment_id', 'source', 'livemode', 'result', 'occurred_at', 'charge', 'customer');
 		EXECUTE format('INSERT INTO attempts (id, payment_id, source, livemode, result, occurred_at, charge, customer, %s)

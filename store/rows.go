@@ -46,68 +46,68 @@ type Fact struct {
 	Created    int64     `db:"created"`     // of the event, Unix seconds
 	ReceivedAt time.Time `db:"received_at"` // set when it is recorded
 
-	Object         string `db:"object"` // charge, payment_intent, invoice, invoice_payment, checkout_session, transfer, charge_intent
-	ObjectID       string `db:"object_id"`
-	ObjectCreated  int64  `db:"object_created"` // Unix seconds
-	Status         string `db:"status"`
-	PaymentIntent  string `db:"payment_intent"`
-	Charge         string `db:"charge"`        // a charge's own id, or last_payment_error.charge
-	LatestCharge   string `db:"latest_charge"` // of an intent; may name an earlier attempt's charge
-	Transfer       string `db:"transfer"`
-	Customer       string `db:"customer"`
-	Invoice        string `db:"invoice"` // the field, or an order reference in_…
-	OrderReference string `db:"order_reference"`
-	Amount         int64  `db:"amount"` // minor units
-	Currency       string `db:"currency"`
+	Object         string `detail:"object"` // charge, payment_intent, invoice, invoice_payment, checkout_session, transfer, charge_intent
+	ObjectID       string `detail:"object_id"`
+	ObjectCreated  int64  `detail:"object_created"` // Unix seconds
+	Status         string `detail:"status"`
+	PaymentIntent  string `detail:"payment_intent"`
+	Charge         string `detail:"charge"`        // a charge's own id, or last_payment_error.charge
+	LatestCharge   string `detail:"latest_charge"` // of an intent; may name an earlier attempt's charge
+	Transfer       string `detail:"transfer"`
+	Customer       string `detail:"customer"`
+	Invoice        string `detail:"invoice"` // the field, or an order reference in_…
+	OrderReference string `detail:"order_reference"`
+	Amount         int64  `detail:"amount"` // minor units
+	Currency       string `detail:"currency"`
 
-	FailureCode        string `db:"failure_code"`
-	ErrorCode          string `db:"error_code"`
-	DeclineCode        string `db:"decline_code"`
-	OutcomeType        string `db:"outcome_type"`
-	OutcomeReason      string `db:"outcome_reason"`
-	NetworkStatus      string `db:"network_status"`
-	RiskLevel          string `db:"risk_level"`
-	StripeReport       string `db:"stripe_report"`
-	AdviceCode         string `db:"advice_code"`
-	NetworkAdviceCode  string `db:"network_advice_code"`
-	NetworkDeclineCode string `db:"network_decline_code"`
-	ErrorType          string `db:"error_type"`
-	ErrorMessage       string `db:"error_message"` // failure_message or last_payment_error.message: for the merchant only
-	ErrorParam         string `db:"error_param"`
-	ErrorDocURL        string `db:"error_doc_url"`
-	ErrorMethodType    string `db:"error_method_type"`
-	ErrorLogURL        string `db:"error_log_url"`
+	FailureCode        string `detail:"failure_code"`
+	ErrorCode          string `detail:"error_code"`
+	DeclineCode        string `detail:"decline_code"`
+	OutcomeType        string `detail:"outcome_type"`
+	OutcomeReason      string `detail:"outcome_reason"`
+	NetworkStatus      string `detail:"network_status"`
+	RiskLevel          string `detail:"risk_level"`
+	StripeReport       string `detail:"stripe_report"`
+	AdviceCode         string `detail:"advice_code"`
+	NetworkAdviceCode  string `detail:"network_advice_code"`
+	NetworkDeclineCode string `detail:"network_decline_code"`
+	ErrorType          string `detail:"error_type"`
+	ErrorMessage       string `detail:"error_message"` // failure_message or last_payment_error.message: for the merchant only
+	ErrorParam         string `detail:"error_param"`
+	ErrorDocURL        string `detail:"error_doc_url"`
+	ErrorMethodType    string `detail:"error_method_type"`
+	ErrorLogURL        string `detail:"error_log_url"`
 
-	MethodID      string `db:"method_id"`
-	MethodType    string `db:"method_type"`
-	MethodCreated int64  `db:"method_created"` // Unix seconds
-	MethodSaved   string `db:"method_saved"`   // yes: attached to a customer; no; '' unknown
-	Brand         string `db:"brand"`
-	Network       string `db:"network"`
-	Last4         string `db:"last4"`
-	ExpMonth      int64  `db:"exp_month"`
-	ExpYear       int64  `db:"exp_year"`
-	Country       string `db:"country"`
-	Funding       string `db:"funding"`
-	Fingerprint   string `db:"fingerprint"`
-	Wallet        string `db:"wallet"`
-	CVCCheck      string `db:"cvc_check"` // of a charge's own payment_method_details; the copy inside an error is old
-	PostalCheck   string `db:"postal_check"`
-	AddressCheck  string `db:"address_check"`
+	MethodID      string `detail:"method_id"`
+	MethodType    string `detail:"method_type"`
+	MethodCreated int64  `detail:"method_created"` // Unix seconds
+	MethodSaved   string `detail:"method_saved"`   // yes: attached to a customer; no; '' unknown
+	Brand         string `detail:"brand"`
+	Network       string `detail:"network"`
+	Last4         string `detail:"last4"`
+	ExpMonth      int64  `detail:"exp_month"`
+	ExpYear       int64  `detail:"exp_year"`
+	Country       string `detail:"country"`
+	Funding       string `detail:"funding"`
+	Fingerprint   string `detail:"fingerprint"`
+	Wallet        string `detail:"wallet"`
+	CVCCheck      string `detail:"cvc_check"` // of a charge's own payment_method_details; the copy inside an error is old
+	PostalCheck   string `detail:"postal_check"`
+	AddressCheck  string `detail:"address_check"`
 
-	RequestOrigin    string `db:"request_origin"`      // api: request.id set; none: null; '' the envelope does not say
-	Session          string `db:"session"`             // merchant's own metadata: on_session, off_session
-	SetupFutureUsage string `db:"setup_future_usage"`  // of the intent or its method options
-	ThreeDSecure     string `db:"three_d_secure"`      // result, or result:reason
-	ThreeDSecureFlow string `db:"three_d_secure_flow"` // challenge, frictionless
-	Moto             bool   `db:"moto"`
-	BillingReason    string `db:"billing_reason"` // of an invoice
-	Agreement        bool   `db:"agreement"`      // Frame: billing_agreement is set
+	RequestOrigin    string `detail:"request_origin"`      // api: request.id set; none: null; '' the envelope does not say
+	Session          string `detail:"session"`             // merchant's own metadata: on_session, off_session
+	SetupFutureUsage string `detail:"setup_future_usage"`  // of the intent or its method options
+	ThreeDSecure     string `detail:"three_d_secure"`      // result, or result:reason
+	ThreeDSecureFlow string `detail:"three_d_secure_flow"` // challenge, frictionless
+	Moto             bool   `detail:"moto"`
+	BillingReason    string `detail:"billing_reason"` // of an invoice
+	Agreement        bool   `detail:"agreement"`      // Frame: billing_agreement is set
 
-	ClientSecretHash []byte   `db:"client_secret_hash"`
-	Contact          []byte   `db:"contact"` // Addresses, sealed when written
-	Addresses        *Contact `db:"-"`       // plain, on the way in only
-	Locale           string   `db:"locale"`  // merchant's own metadata
+	ClientSecretHash []byte   `detail:"client_secret_hash"`
+	Contact          []byte   `db:"contact"`    // Addresses, sealed when written
+	Addresses        *Contact `db:"-"`          // plain, on the way in only
+	Locale           string   `detail:"locale"` // merchant's own metadata
 }
 
 // Contact is where a person can be reached. It is kept encrypted and never logged.
@@ -139,87 +139,83 @@ type Payment struct {
 // Invoice is the state of one invoice, derived from its facts. Its PaymentID is the invoice id.
 type Invoice struct {
 	PaymentKey
-	Status         string // open, paid, void, uncollectible, or ''
-	BillingReason  string
-	SettledCreated int64 // created of the event that paid or ended it
+	Status         string `db:"status"` // open, paid, void, uncollectible, or ''
+	BillingReason  string `db:"billing_reason"`
+	SettledCreated int64  `db:"settled_created"` // created of the event that paid or ended it
 }
-
-// Words is a list stored as one text, separated by spaces; its members hold no space.
-type Words []string
 
 // Attempt is one try at a payment, failed or succeeded, derived from the facts.
 type Attempt struct {
 	ID string `db:"id"` // fl_…
 	PaymentKey
-	AttemptKey string    `db:"attempt_key"` // charge id, or what stands for it
-	Result     string    `db:"result"`      // failed, succeeded
-	OccurredAt time.Time `db:"occurred_at"` // earliest created of its events
-	ReceivedAt time.Time `db:"received_at"` // first receipt
+	AttemptKey string    `detail:"attempt_key"` // charge id, or what stands for it
+	Result     string    `db:"result"`          // failed, succeeded
+	OccurredAt time.Time `db:"occurred_at"`     // earliest created of its events
+	ReceivedAt time.Time `db:"received_at"`     // first receipt
 
-	PaymentIntent string `db:"payment_intent"`
+	PaymentIntent string `detail:"payment_intent"`
 	Charge        string `db:"charge"`
 	Customer      string `db:"customer"`
-	Invoice       string `db:"invoice"`
-	Amount        int64  `db:"amount"`
-	Currency      string `db:"currency"`
+	Invoice       string `detail:"invoice"`
+	Amount        int64  `detail:"amount"`
+	Currency      string `detail:"currency"`
 
-	FailureCode        string `db:"failure_code"`
-	ErrorCode          string `db:"error_code"`
-	DeclineCode        string `db:"decline_code"`
-	OutcomeType        string `db:"outcome_type"`
-	OutcomeReason      string `db:"outcome_reason"`
-	NetworkStatus      string `db:"network_status"`
-	RiskLevel          string `db:"risk_level"`
-	AdviceCode         string `db:"advice_code"`
-	NetworkAdviceCode  string `db:"network_advice_code"`
+	FailureCode        string `detail:"failure_code"`
+	ErrorCode          string `detail:"error_code"`
+	DeclineCode        string `detail:"decline_code"`
+	OutcomeType        string `detail:"outcome_type"`
+	OutcomeReason      string `detail:"outcome_reason"`
+	NetworkStatus      string `detail:"network_status"`
+	RiskLevel          string `detail:"risk_level"`
+	AdviceCode         string `detail:"advice_code"`
+	NetworkAdviceCode  string `detail:"network_advice_code"`
 	NetworkDeclineCode string `db:"network_decline_code"`
-	ErrorType          string `db:"error_type"`
-	ErrorMessage       string `db:"error_message"`
-	ErrorParam         string `db:"error_param"`
-	ErrorDocURL        string `db:"error_doc_url"`
-	ErrorMethodType    string `db:"error_method_type"`
-	ErrorLogURL        string `db:"error_log_url"`
+	ErrorType          string `detail:"error_type"`
+	ErrorMessage       string `detail:"error_message"`
+	ErrorParam         string `detail:"error_param"`
+	ErrorDocURL        string `detail:"error_doc_url"`
+	ErrorMethodType    string `detail:"error_method_type"`
+	ErrorLogURL        string `detail:"error_log_url"`
 
 	MethodID     string `db:"method_id"`
-	MethodType   string `db:"method_type"`
+	MethodType   string `detail:"method_type"`
 	Brand        string `db:"brand"`
 	Network      string `db:"network"`
-	Last4        string `db:"last4"`
-	ExpMonth     int64  `db:"exp_month"`
-	ExpYear      int64  `db:"exp_year"`
-	Country      string `db:"country"`
-	Funding      string `db:"funding"`
+	Last4        string `detail:"last4"`
+	ExpMonth     int64  `detail:"exp_month"`
+	ExpYear      int64  `detail:"exp_year"`
+	Country      string `detail:"country"`
+	Funding      string `detail:"funding"`
 	Fingerprint  string `db:"fingerprint"`
-	CVCCheck     string `db:"cvc_check"`
-	PostalCheck  string `db:"postal_check"`
-	AddressCheck string `db:"address_check"`
+	CVCCheck     string `detail:"cvc_check"`
+	PostalCheck  string `detail:"postal_check"`
+	AddressCheck string `detail:"address_check"`
 
-	Type             string `db:"type"`
-	Code             string `db:"code"`
+	Type             string `detail:"type"`
+	Code             string `detail:"code"`
 	Category         string `db:"category"`
-	Severity         string `db:"severity"`
-	Disclosable      bool   `db:"disclosable"`
-	NextStep         string `db:"next_step"`
-	MerchantNextStep string `db:"merchant_next_step"`
-	DecidedBy        string `db:"decided_by"`
-	PublicCode       string `db:"public_code"`
-	PublicNextStep   string `db:"public_next_step"`
-	PublicField      string `db:"public_field"`
-	PublicRetry      bool   `db:"public_retry"`
-	AwaitsCharge     bool   `db:"awaits_charge"` // it has a charge whose event has not come yet
+	Severity         string `detail:"severity"`
+	Disclosable      bool   `detail:"disclosable"`
+	NextStep         string `detail:"next_step"`
+	MerchantNextStep string `detail:"merchant_next_step"`
+	DecidedBy        string `detail:"decided_by"`
+	PublicCode       string `detail:"public_code"`
+	PublicNextStep   string `detail:"public_next_step"`
+	PublicField      string `detail:"public_field"`
+	PublicRetry      bool   `detail:"public_retry"`
+	AwaitsCharge     bool   `detail:"awaits_charge"` // it has a charge whose event has not come yet
 
-	Presence string `db:"presence"` // on_session, off_session, in_person, unknown
-	Evidence Words  `db:"evidence"` // rung=weight
+	Presence string   `detail:"presence"` // on_session, off_session, in_person, unknown
+	Evidence []string `detail:"evidence"` // rung=weight
 
-	RetryVerdict   string     `db:"retry_verdict"`
-	AttemptsUsed   int64      `db:"attempts_used"`
-	AttemptsLeft   int64      `db:"attempts_left"`
-	RetryNotBefore *time.Time `db:"retry_not_before"`
-	RetryLimitedBy string     `db:"retry_limited_by"`
+	RetryVerdict   string     `detail:"retry_verdict"`
+	AttemptsUsed   int64      `detail:"attempts_used"`
+	AttemptsLeft   int64      `detail:"attempts_left"`
+	RetryNotBefore *time.Time `detail:"retry_not_before"`
+	RetryLimitedBy string     `detail:"retry_limited_by"`
 
-	Locale    string    `db:"locale"`
-	Events    Words     `db:"events"`
-	UpdatedAt time.Time `db:"updated_at"`
+	Locale string   `detail:"locale"`
+	Events []string `detail:"events"`
 }
 
 // The states of a notification, as contract.md §4 has them. A held notification that a process has claimed stays held.

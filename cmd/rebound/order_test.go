@@ -181,7 +181,7 @@ func readBack(t *testing.T, db *pgx.Conn, payment string) string {
 	var got string
 	require.NoError(t, db.QueryRow(context.Background(), `SELECT concat_ws(E'\n',
 		(SELECT concat_ws(' ', status, amount, currency) FROM payments WHERE payment_id = $1),
-		(SELECT string_agg(concat_ws(' ', result, charge, code, public_code, presence, evidence, attempts_used, attempts_left, awaits_charge, events), E'\n' ORDER BY attempts_used, result, charge) FROM attempts WHERE payment_id = $1),
+		(SELECT string_agg(concat_ws(' ', result, charge, detail), E'\n' ORDER BY result, charge) FROM attempts WHERE payment_id = $1),
 		(SELECT string_agg(concat_ws(' ', channel, template, status, reason, shown_code), E'\n' ORDER BY channel, template) FROM notifications WHERE payment_id = $1))`,
 		"pi_"+payment).Scan(&got))
 	return strings.ReplaceAll(got, payment, "")

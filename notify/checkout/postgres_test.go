@@ -135,7 +135,7 @@ func (d *database) insert(table string, values map[string]any) {
 	var args []any
 	var name, kind string
 	var nullable bool
-	empty := map[string]any{"text": "", "bigint": 0, "boolean": false, "timestamp with time zone": time.Now()}
+	empty := map[string]any{"text": "", "bigint": 0, "boolean": false, "timestamp with time zone": time.Now(), "json": "{}"}
 	_, err = pgx.ForEachRow(rows, []any{&name, &kind, &nullable}, func() error {
 		value, given := values[name]
 		if !given && nullable {
@@ -174,8 +174,10 @@ func (d *database) payment(k store.PaymentKey, status string, secretHash []byte)
 func (d *database) attempt(k store.PaymentKey, id, declineCode string, at time.Time) {
 	public := decline.Rules{}.Classify(decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: declineCode}).Public
 	d.insert("attempts", keyed(k, map[string]any{
-		"id": id, "result": "failed", "occurred_at": at, "attempts_used": at.UnixMilli(), "public_code": public.Code, "public_next_step": public.NextStep,
-		"public_field": public.Field, "public_retry": public.RetrySameMethod,
+		"id": id, "result": "failed", "occurred_at": at, "detail": map[string]any{
+			"attempts_used": at.UnixMilli(), "public_code": public.Code, "public_next_step": public.NextStep, "public_field": public.Field,
+			"public_retry": public.RetrySameMethod,
+		},
 	}))
 }
 
@@ -360,7 +362,7 @@ func TestTheNewestFailedAttemptIsTheState(t *testing.T) {
 	d.attempt(paid, "fl_d", "expired_card", now.Add(-time.Hour))
 	d.attempt(theirs, "fl_z", "expired_card", now.Add(time.Hour))
 	d.insert("attempts", keyed(paid, map[string]any{"id": "fl_s", "result": "succeeded", "occurred_at": now.Add(time.Hour)}))
-	_, err := d.pool.Exec(t.Context(), `UPDATE attempts SET awaits_charge = true, received_at = $1, locale = 'fr' WHERE id = 'fl_c'`, now)
+	_, err := d.pool.Exec(t.Context(), `UPDATE attempts SET received_at = $1, detail = detail::jsonb || '{"awaits_charge": true, "locale": "fr"}' WHERE id = 'fl_c'`, now)
 	require.NoError(t, err)
 
 	states, err := s.CheckoutStates(t.Context(), []store.PaymentKey{paid, theirs, none, silent})
