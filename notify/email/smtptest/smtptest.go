@@ -60,6 +60,7 @@ type Mail struct {
 	Rcpts     []string
 	Raw       []byte
 	MessageID string // without angle brackets
+	At        time.Time
 	// Held tells whether a server may have kept the mail: it answered 250, or nothing at all (RFC 1047).
 	Held bool
 }
@@ -69,7 +70,9 @@ type Options struct {
 	User, Password string // a log-in to insist on (PLAIN)
 	TLS            bool   // offer STARTTLS
 	ImplicitTLS    bool   // speak TLS from the start
-	Faults         []Fault
+	// RejectRepeats refuses a Message-ID that was accepted before.
+	RejectRepeats bool
+	Faults        []Fault
 }
 
 // Peer is a running server.
@@ -82,7 +85,8 @@ type Peer struct {
 	mu      sync.Mutex
 	faults  []Fault
 	mails   []Mail
-	arrived chan struct{} // closed and replaced at each mail
+	known   map[string]bool // the Message-IDs of held mails
+	arrived chan struct{}   // closed and replaced at each mail
 	closed  chan struct{}
 	stages  map[Stage]int
 }
@@ -92,7 +96,7 @@ func New(t testing.TB, opts Options) *Peer {
 	t.Helper()
 	p := &Peer{
 		Roots: x509.NewCertPool(), opts: opts, faults: append([]Fault(nil), opts.Faults...),
-		arrived: make(chan struct{}), closed: make(chan struct{}), stages: make(map[Stage]int),
+		known: make(map[string]bool), arrived: make(chan struct{}), closed: make(chan struct{}), stages: make(map[Stage]int),
 	}
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -264,7 +268,7 @@ func (s *session) Data(r io.Reader) error {
 	if err != nil {
 		return err // the connection ended before the dot
 	}
-	m := Mail{From: s.from, To: s.rcpts[0], Rcpts: append([]string(nil), s.rcpts...), Raw: raw, Held: true}
+	m := Mail{From: s.from, To: s.rcpts[0], Rcpts: append([]string(nil), s.rcpts...), Raw: raw, At: time.Now(), Held: true}
 	if parsed, err := mail.ReadMessage(bytes.NewReader(raw)); err == nil {
 		m.MessageID = strings.Trim(parsed.Header.Get("Message-ID"), "<>")
 	}
@@ -273,12 +277,20 @@ func (s *session) Data(r io.Reader) error {
 		m.Held = false
 	}
 	s.peer.mu.Lock()
+	repeated := s.peer.opts.RejectRepeats && s.peer.known[m.MessageID]
+	m.Held = m.Held && !repeated
+	if m.Held {
+		s.peer.known[m.MessageID] = true
+	}
 	s.peer.mails = append(s.peer.mails, m)
 	close(s.peer.arrived)
 	s.peer.arrived = make(chan struct{})
 	s.peer.mu.Unlock()
 	if c, ok := s.conn.Conn().(*faultyConn); ok {
 		c.dot(fault, faulty)
+	}
+	if repeated {
+		return &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 0}, Message: "this Message-ID was accepted before"}
 	}
 	return nil
 }
