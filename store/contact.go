@@ -68,34 +68,42 @@ func (s *Store) queueCustomer(b *pgx.Batch, c Customer) {
 	if err != nil {
 		sealed = nil
 	}
+	b.Queue(holdErasures, int64(erasureLock))
 	b.Queue(`INSERT INTO customers AS c (customer_id, source, account, livemode, record_created, record_event, deleted, contact, locale)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		SELECT $1::text, $2::text, $3::text, $4::boolean, $5::bigint, $6::text, $7::boolean, $8::bytea, $9::text
+		WHERE NOT EXISTS (SELECT FROM tombstones WHERE hash = $10)
 		ON CONFLICT (customer_id, source, account, livemode) DO UPDATE SET record_created = EXCLUDED.record_created,
 			record_event = EXCLUDED.record_event, deleted = EXCLUDED.deleted, contact = EXCLUDED.contact, locale = EXCLUDED.locale
 		WHERE (EXCLUDED.record_created, EXCLUDED.record_event) > (c.record_created, c.record_event)`,
-		c.CustomerID, c.Source, c.Account, c.Livemode, c.RecordCreated, c.RecordEvent, c.Deleted, sealed, c.Locale)
+		c.CustomerID, c.Source, c.Account, c.Livemode, c.RecordCreated, c.RecordEvent, c.Deleted, sealed, c.Locale, s.customerTombstone(c.CustomerID))
 }
 
 func (s *Store) queueQuarantine(b *pgx.Batch, q Quarantined) {
+	b.Queue(holdErasures, int64(erasureLock))
 	b.Queue(`INSERT INTO quarantine (id, source, event_id, event_type, reason, body, received_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
+		SELECT $1::text, $2::text, $3::text, $4::text, $5::text,
+			CASE WHEN NOT EXISTS (SELECT FROM tombstones WHERE hash = ANY($8)) THEN $6::bytea END, $7::timestamptz
+		ON CONFLICT DO NOTHING`,
 		s.hasher.ID("qr_", "quarantine", q.Source, q.EventID, q.EventType), q.Source, q.EventID, q.EventType, q.Reason,
-		s.sealer.Seal(q.Body, []byte("quarantine")), s.Now())
+		s.sealer.Seal(q.Body, []byte("quarantine")), s.Now(), s.tombstonesIn(q.Body))
 }
 
 // PutContact keeps what the merchant says of a customer; empty members say nothing. Mails that were held for want of an
-// address go out.
+// address go out. Of a customer who was erased nothing is kept.
 func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, timeZone string) error {
 	sealed, err := s.sealContact(&Contact{Customer: email}, "contacts")
 	if err != nil {
 		return err
 	}
-	_, err = s.pool.Exec(ctx, `INSERT INTO contacts (customer_id, source, account, livemode, contact, locale, time_zone, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+	b := &pgx.Batch{}
+	b.Queue(holdErasures, int64(erasureLock))
+	b.Queue(`INSERT INTO contacts (customer_id, source, account, livemode, contact, locale, time_zone, updated_at)
+		SELECT $1::text, $2::text, $3::text, $4::boolean, $5::bytea, $6::text, $7::text, $8::timestamptz
+		WHERE NOT EXISTS (SELECT FROM tombstones WHERE hash = $9)
 		ON CONFLICT (customer_id, source, account, livemode) DO UPDATE SET contact = EXCLUDED.contact, locale = EXCLUDED.locale,
 			time_zone = EXCLUDED.time_zone, updated_at = EXCLUDED.updated_at`,
-		k.CustomerID, k.Source, k.Account, k.Livemode, sealed, locale, timeZone, s.Now())
-	if err != nil {
+		k.CustomerID, k.Source, k.Account, k.Livemode, sealed, locale, timeZone, s.Now(), s.customerTombstone(k.CustomerID))
+	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("keeping the contact of customer %s: %w", k.CustomerID, err)
 	}
 	_, err = s.WakeHeld(ctx, ReasonNoAddress, 1000)

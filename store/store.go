@@ -132,15 +132,16 @@ func (s *Store) HashClientSecret(secret string) []byte { return s.hasher.HashCli
 // HashMailbox is the keyed hash of a normalised mailbox.
 func (s *Store) HashMailbox(mailbox string) []byte { return s.hasher.HashMailbox(mailbox) }
 
-// AttemptID is the id of an attempt: the same attempt has the same id however often it is derived.
+// AttemptID is the id of an attempt: the same attempt has the same id however often it is derived, also once its
+// customer was erased.
 func (s *Store) AttemptID(prefix string, k PaymentKey, attemptKey string) string {
-	return s.hasher.ID(prefix, "attempt", k.Source, k.Account, strconv.FormatBool(k.Livemode), k.PaymentID, attemptKey)
+	return s.hasher.ID(prefix, "attempt", k.Source, k.Account, strconv.FormatBool(k.Livemode), k.PaymentID, s.anonymousKey(attemptKey))
 }
 
 // NotificationID is the key that makes a notification unique: a payment has one per channel and template, and, where
 // each attempt has its own, per attempt (scope, else "").
 func (s *Store) NotificationID(k PaymentKey, channel, template, scope string) string {
-	return s.hasher.ID("nt_", "notification", k.Source, k.Account, strconv.FormatBool(k.Livemode), k.PaymentID, channel, template, scope)
+	return s.hasher.ID("nt_", "notification", k.Source, k.Account, strconv.FormatBool(k.Livemode), k.PaymentID, channel, template, s.anonymousKey(scope))
 }
 
 // Ping answers whether Postgres does, and how far its clock is ahead of ours.

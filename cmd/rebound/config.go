@@ -67,6 +67,11 @@ type config struct {
 	MaxRetriesPerCharge     int    `env:"MAX_RETRIES_PER_CHARGE" envDefault:"4"`
 	DeclineOverrides        string `env:"DECLINE_OVERRIDES"`
 
+	RetentionFailures   time.Duration `env:"RETENTION_FAILURES" envDefault:"9600h"`
+	RetentionAddresses  time.Duration `env:"RETENTION_ADDRESSES" envDefault:"720h"`
+	RetentionQuarantine time.Duration `env:"RETENTION_QUARANTINE" envDefault:"720h"`
+	SweepInterval       time.Duration `env:"SWEEP_INTERVAL" envDefault:"1h"`
+
 	LogLevel        string        `env:"LOG_LEVEL" envDefault:"info"`
 	LogFormat       string        `env:"LOG_FORMAT"`
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"30s"`
@@ -90,7 +95,6 @@ const (
 
 // laterVariables are of the contract, but nothing in this version reads them.
 var laterVariables = []string{
-	"RETENTION_FAILURES", "RETENTION_ADDRESSES", "RETENTION_QUARANTINE", "SWEEP_INTERVAL",
 	"OTEL_EXPORTER_OTLP_ENDPOINT",
 }
 
@@ -126,10 +130,14 @@ type purpose int
 
 const (
 	forDatabase purpose = iota // reaching the database, and logging
+	forStore                   // reading and writing what is stored: the keys too
 	forServing                 // everything
 )
 
-var databaseVariables = []string{"DATABASE_URL", "DATA_DIR", "REBOUND_POSTGRES_URL", "LOG_LEVEL", "LOG_FORMAT"}
+var (
+	databaseVariables = []string{"DATABASE_URL", "DATA_DIR", "REBOUND_POSTGRES_URL", "LOG_LEVEL", "LOG_FORMAT"}
+	storeVariables    = append([]string{"ENCRYPTION_KEY"}, databaseVariables...)
+)
 
 // configFaults is every fault of a configuration at once. It ends the program with exit code 2.
 type configFaults []string
@@ -160,10 +168,10 @@ func parseConfig(vars map[string]string, f *faults, why purpose) (*config, error
 	c.validate(f)
 	c.warnings = append(c.warnings, strayWarnings(vars, known)...)
 	list := f.sorted(known)
-	if why == forDatabase {
+	if needed := map[purpose][]string{forDatabase: databaseVariables, forStore: storeVariables}[why]; needed != nil {
 		list = slices.DeleteFunc(list, func(line string) bool {
 			name, _, _ := strings.Cut(line, ":")
-			return !slices.Contains(databaseVariables, strings.TrimSuffix(name, "_FILE"))
+			return !slices.Contains(needed, strings.TrimSuffix(name, "_FILE"))
 		})
 	}
 	if len(list) > 0 {

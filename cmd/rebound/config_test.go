@@ -190,13 +190,13 @@ func TestTheMemoryLimitLeavesRoomBelowTheOneThatKills(t *testing.T) {
 
 func TestSimilarAndFutureVariablesAreWarnedOf(t *testing.T) {
 	t.Parallel()
-	c, err := loadConfig(complete("BILLING_NOTIFICATIONS=ours", "STRIPE_WEBHOOK_SECRETS=x", "SWEEP_INTERVAL=1h", "HOME=/root",
+	c, err := loadConfig(complete("BILLING_NOTIFICATIONS=ours", "STRIPE_WEBHOOK_SECRETS=x", "OTEL_EXPORTER_OTLP_ENDPOINT=http://x", "HOME=/root",
 		"PG_COLOR=always", "NOTIFY_HOLD_WEEK=1m"), forServing)
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"NOTIFY_HOLD_WEEK is not a setting; did you mean NOTIFY_HOLD_WEAK?",
+		"OTEL_EXPORTER_OTLP_ENDPOINT is set, but this version does not use it",
 		"STRIPE_WEBHOOK_SECRETS is not a setting; did you mean STRIPE_WEBHOOK_SECRET?",
-		"SWEEP_INTERVAL is set, but this version does not use it",
 	}, c.warnings)
 }
 
@@ -247,4 +247,16 @@ func TestAccountProfilesAreCheckedOneByOne(t *testing.T) {
 	require.Contains(t, lines[2], "ACCOUNT_PROFILES: cus_2 is not an account id")
 	write(`{"acct_1":{"merchant":"One"}}`)
 	require.Contains(t, faultsOf(t, complete("ACCOUNT_PROFILES="+path), forServing)[0], "unknown field")
+}
+
+func TestFailuresAreKeptForNinetyDaysInLiveMode(t *testing.T) {
+	t.Parallel()
+	_, err := loadConfig(complete("RETENTION_FAILURES=2159h", "SWEEP_INTERVAL=0s", "RETENTION_ADDRESSES=-1h"), forServing)
+	require.EqualError(t, err, `RETENTION_FAILURES: "2159h0m0s" is below 2160h (90 days), which only MODE=test allows
+RETENTION_ADDRESSES: "-1h0m0s" is not above zero
+SWEEP_INTERVAL: "0s" is below 1s`)
+	_, err = loadConfig(complete("RETENTION_FAILURES=2160h"), forServing)
+	require.NoError(t, err)
+	_, err = loadConfig(complete("MODE=test", "RETENTION_FAILURES=1s", "RETENTION_ADDRESSES=1s", "RETENTION_QUARANTINE=1s", "SWEEP_INTERVAL=1s"), forServing)
+	require.NoError(t, err)
 }

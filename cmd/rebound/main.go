@@ -33,6 +33,7 @@ type commands struct {
 	Migrate  migrateCommand  `cmd:"" help:"Change or show the database schema."`
 	Simulate simulateCommand `cmd:"" help:"Sign sample events and post them to a running server."`
 	Explain  explainCommand  `cmd:"" help:"Say what a decline code means."`
+	Erase    eraseCommand    `cmd:"" help:"Forget a customer: failures stay, without whose they were."`
 }
 
 // program is what every command gets of the outside.

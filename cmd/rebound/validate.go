@@ -31,6 +31,9 @@ import (
 // minSecret is the shortest signing secret that is taken, in bytes: an empty or guessable one would let anybody sign.
 const minSecret = 24
 
+// minRetention is how long failures are kept at least in live mode.
+const minRetention = 90 * 24 * time.Hour
+
 // faults collects what is wrong, by variable.
 type faults struct {
 	lines  []string
@@ -160,10 +163,18 @@ func (c *config) validate(f *faults) {
 	}
 	for name, d := range map[string]time.Duration{
 		"NOTIFY_MAX_AGE": c.NotifyMaxAge, "SIGNATURE_TOLERANCE": c.SignatureTolerance, "SHUTDOWN_TIMEOUT": c.ShutdownTimeout,
+		"RETENTION_FAILURES": c.RetentionFailures, "RETENTION_ADDRESSES": c.RetentionAddresses, "RETENTION_QUARANTINE": c.RetentionQuarantine,
 	} {
 		if d <= 0 {
 			f.addValue(name, d.String(), "is not above zero")
 		}
+	}
+	if c.SweepInterval < time.Second {
+		f.addValue("SWEEP_INTERVAL", c.SweepInterval.String(), "is below 1s")
+	}
+	// Stripe can send an event again for 30 days, people by hand for longer: what was dropped would count as new.
+	if c.Mode == "live" && c.RetentionFailures > 0 && c.RetentionFailures < minRetention {
+		f.addValue("RETENTION_FAILURES", c.RetentionFailures.String(), "is below 2160h (90 days), which only MODE=test allows")
 	}
 	for i, d := range c.Reminders {
 		if d <= 0 || i > 0 && d <= c.Reminders[i-1] {

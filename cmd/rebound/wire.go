@@ -49,6 +49,7 @@ type server struct {
 	background sync.WaitGroup
 	endStreams context.CancelFunc
 	endWatch   context.CancelFunc
+	sweeper    *sweepWorker // nil where the role sends nothing
 }
 
 func (s *server) receives() bool { return s.options.role != "work" }
@@ -136,11 +137,13 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 		lookUps.api = api
 	}
 	river.AddWorker(workers, lookUps)
+	s.sweeper = newSweepWorker(s.store, c, s.log.Named("sweep"))
+	river.AddWorker(workers, s.sweeper)
 	jobTimeout := s.sender.JobTimeout()
 	var err error
 	s.jobs, err = river.NewClient(riverpgxv5.New(s.store.Pool()), &river.Config{
-		Queues:  map[string]river.QueueConfig{job.QueueMail: {MaxWorkers: 8}, job.QueueLookUp: {MaxWorkers: 4}},
-		Workers: workers, PeriodicJobs: notify.PeriodicJobs(), JobTimeout: jobTimeout,
+		Queues:  map[string]river.QueueConfig{job.QueueMail: {MaxWorkers: 8}, job.QueueLookUp: {MaxWorkers: 4}, job.QueueSweep: {MaxWorkers: 1}},
+		Workers: workers, PeriodicJobs: append(notify.PeriodicJobs(), s.sweeper.periodic()), JobTimeout: jobTimeout,
 		RescueStuckJobsAfter: jobTimeout + time.Minute, // a job that still waits for its answer is not stuck
 		Logger:               slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
 	})
@@ -258,6 +261,9 @@ func (s *server) stop() {
 	defer cancelSoft()
 	s.endStreams()
 	s.endWatch()
+	if s.sweeper != nil {
+		s.sweeper.end()
+	}
 	var ending sync.WaitGroup
 	for _, server := range []*http.Server{s.public, s.admin} {
 		ending.Go(func() {

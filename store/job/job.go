@@ -31,8 +31,15 @@ type WakeHeld struct{}
 // Kind names the job in the queue.
 func (WakeHeld) Kind() string { return "wake_held" }
 
-// Queue names. Look-ups have one of their own, so that a slow provider API never delays a mail.
+// Sweep takes away what is older than the retention allows. It runs every SWEEP_INTERVAL, once over all replicas.
+type Sweep struct{}
+
+// Kind names the job in the queue.
+func (Sweep) Kind() string { return "sweep" }
+
+// Queue names. Look-ups and sweeps have their own, so that a slow provider API or a long sweep never delays a mail.
 const (
 	QueueMail   = "mail"
 	QueueLookUp = "look_up"
+	QueueSweep  = "sweep"
 )
