@@ -1,0 +1,297 @@
+//go:build figures
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"rebound/store"
+)
+
+// TestFigureGrowth compares a database of many stored failures with an empty one, first without any statistics, then
+// vacuumed and analysed: the rate at which events come in, in turns, and how long it takes to list a customer's failures.
+//
+//	go test -tags figures -run TestFigureGrowth -v -timeout 3h ./cmd/rebound
+//
+// FAILURES (5000000), EVENTS (40000, of each turn), LOOKUPS (5000) and ROUNDS (3) set the size.
+func TestFigureGrowth(t *testing.T) {
+	failures, events, lookups, rounds := number(t, "FAILURES", 5_000_000), number(t, "EVENTS", 40_000), number(t, "LOOKUPS", 5000), number(t, "ROUNDS", 3)
+	hasRoom(t, failures)
+	empty := newArena(t)
+	full := empty.database("filled")
+	customers := full.fill(failures)
+	t.Log(full.sizes())
+
+	empties := 0
+	for _, phase := range []struct {
+		name    string
+		prepare []string
+	}{
+		// A checkpoint has every page written whole once more at its next change: both begin with that.
+		{"no statistics", []string{"CHECKPOINT"}},
+		{"vacuumed and analysed", []string{"VACUUM (ANALYZE)", "ALTER SYSTEM RESET autovacuum", "SELECT pg_reload_conf()", "CHECKPOINT"}},
+	} {
+		for _, sql := range phase.prepare {
+			full.exec(sql)
+		}
+		syscall.Sync()
+		times, each := full.lookUp(customers, lookups)
+		var table strings.Builder
+		fmt.Fprintf(&table, "\n%s: the failures of %d customers: p50 %s, p99 %s, longest %s ms; CPU of each: %s\n", phase.name, lookups,
+			ms(times[lookups/2].Seconds()), ms(times[lookups*99/100].Seconds()), ms(times[lookups-1].Seconds()), each)
+		fmt.Fprintf(&table, "| round | database | events/s | CPU per event | WAL per event |\n|---|---|---|---|---|\n")
+		var ratios []float64
+		for round := range rounds {
+			empties++
+			one := empty.database(fmt.Sprintf("empty%d", empties)).ingest(events)
+			other := full.ingest(events)
+			ratios = append(ratios, other.rate/one.rate)
+			fmt.Fprintf(&table, "| %d | empty | %s |\n| | full | %s |\n", round+1, one, other)
+		}
+		fmt.Fprintf(&table, "full beside empty: %.2f × (%.2f–%.2f)", median(ratios), slices.Min(ratios), slices.Max(ratios))
+		t.Log(table.String())
+		if times[lookups*99/100] >= 10*time.Millisecond {
+			t.Errorf("%s: looking up a customer's failures takes too long", phase.name)
+		}
+		if median(ratios) < 0.9 {
+			t.Errorf("%s: a full database takes too much of the rate", phase.name)
+		}
+	}
+	t.Log(full.sizes())
+}
+
+// hasRoom skips the figure where the disk is too small for it.
+func hasRoom(t *testing.T, failures int) {
+	t.Helper()
+	const each, besides = 7 << 10, 8 << 30 // bytes: a failure with its indexes; WAL and the turns
+	var disk syscall.Statfs_t
+	require.NoError(t, syscall.Statfs(os.TempDir(), &disk))
+	if free, needed := int(disk.Bavail)*int(disk.Bsize), failures*each+besides; free < needed {
+		t.Skipf("%d failures need %d GiB in %s, and %d are free", failures, needed>>30, os.TempDir(), free>>30)
+	}
+}
+
+// database makes a further, migrated database on the same Postgres.
+func (a *arena) database(name string) *arena {
+	a.t.Helper()
+	a.exec("CREATE DATABASE " + name)
+	b := *a
+	b.dsn = a.pg.DSN(name)
+	require.NoError(a.t, store.Migrate(context.Background(), b.dsn))
+	return &b
+}
+
+// intake is what a turn of ingest showed.
+type intake struct {
+	rate float64
+	cpu  cpu
+	wal  int64 // bytes per event
+}
+
+func (i intake) String() string {
+	return fmt.Sprintf("%.0f | %s | %.1f KiB", i.rate, i.cpu, float64(i.wal)/1024)
+}
+
+func (a *arena) ingest(events int) (took intake) {
+	a.t.Helper()
+	address, pid, leave := a.enter("rebound")
+	defer leave()
+	blast(a.t, address, requests(a.t, rand.Uint64()>>33, 2000))
+	all := requests(a.t, rand.Uint64()>>33, events)
+	before := a.wal()
+	took.cpu = a.spent(pid, events, func() { took.rate = blast(a.t, address, all) })
+	took.wal = (a.wal() - before) / int64(events)
+	return took
+}
+
+func (a *arena) wal() (bytes int64) {
+	a.t.Helper()
+	a.query(`SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint`, nil, &bytes)
+	return bytes
+}
+
+// query calls then, if there is one, with each row scanned into the targets.
+func (a *arena) query(sql string, then func(), targets ...any) {
+	a.t.Helper()
+	db, err := pgx.Connect(context.Background(), a.dsn)
+	require.NoError(a.t, err)
+	defer db.Close(context.Background())
+	rows, err := db.Query(context.Background(), sql)
+	require.NoError(a.t, err)
+	_, err = pgx.ForEachRow(rows, targets, func() error {
+		if then != nil {
+			then()
+		}
+		return nil
+	})
+	require.NoError(a.t, err)
+}
+
+// lookUp asks the merchant API for the failures of random customers, one after another, and returns how long each answer
+// took, in order of length.
+func (a *arena) lookUp(customers, n int) (times []time.Duration, each cpu) {
+	a.t.Helper()
+	var ids []string
+	var id string
+	a.query(fmt.Sprintf(`SELECT copied_id(o.customer, n) FROM (SELECT floor(random() * %d)::bigint AS n FROM generate_series(1, %d)) r
+		JOIN originals o ON o.i = n %% %d`, customers, n, originals), func() { ids = append(ids, id) }, &id)
+	require.Len(a.t, ids, n)
+
+	admin := freeAddress(a.t)
+	_, pid, leave := a.enter("rebound", "ADMIN_ADDR="+admin)
+	defer leave()
+	look := func(id string) {
+		req, err := http.NewRequest(http.MethodGet, "http://"+admin+"/v1/failures?customer="+id, nil)
+		require.NoError(a.t, err)
+		req.Header.Set("Authorization", "Bearer "+e2eToken)
+		var page struct {
+			Data []struct{ Customer string }
+		}
+		begun := time.Now()
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(a.t, err)
+		err = json.NewDecoder(resp.Body).Decode(&page)
+		times = append(times, time.Since(begun))
+		_ = resp.Body.Close()
+		require.NoError(a.t, err)
+		require.NotEmpty(a.t, page.Data, id)
+		require.Equal(a.t, id, page.Data[0].Customer)
+	}
+	each = a.spent(pid, n, func() {
+		for _, id := range ids {
+			look(id)
+		}
+	})
+	slices.Sort(times)
+	return times, each
+}
+
+// originals is how many failures are copied.
+const originals = 200
+
+// An id's copy is of the same length, alphabet and prefix (for Stripe's, the digit included), so that it falls among the ids
+// to come.
+const copiedID = `CREATE FUNCTION copied_id(id text, n bigint) RETURNS text LANGUAGE sql IMMUTABLE RETURN
+	(SELECT CASE WHEN id = '' THEN '' ELSE left(left(id, prefix) || CASE WHEN id = lower(id) THEN lower(hash) ELSE hash END, length(id)) END
+	FROM (SELECT translate(encode(sha256(convert_to(id || n, 'UTF8')), 'base64'), '+/=', '') AS hash,
+		strpos(id, '_') + (left(id, 4) IN ('pi_3', 'ch_3', 'pm_1') OR id LIKE 'evt\_3%')::int AS prefix) h)`
+
+// fill takes some failures through the door and copies their rows, in Postgres, until there are as many as wanted: every
+// copy with a payment of its own, four to a customer, spread over the time that failures are kept. It returns how many
+// customers there are; the n-th has the id copied_id(customer of the original, n).
+func (a *arena) fill(failures int) (customers int) {
+	a.t.Helper()
+	const batch = 10_000
+	begun := time.Now()
+	address, _, leave := a.enter("rebound")
+	blast(a.t, address, requests(a.t, rand.Uint64()>>33, 2*originals))
+	leave()
+	// Left to itself, Postgres would analyse the tables at some moment of its own.
+	for _, sql := range []string{"ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()", copiedID,
+		`CREATE TABLE originals AS SELECT row_number() OVER () - 1 AS i, payment_id, customer FROM payments`} {
+		a.exec(sql)
+	}
+	// A customer's failures all have the same original, and lie far from each other.
+	customers = max(failures/4/originals, 1) * originals
+	var statements []string
+	for _, table := range []string{"facts", "payments", "attempts", "notifications"} {
+		statements = append(statements, a.copies(table, customers, failures))
+	}
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range 2 {
+		db, err := pgx.Connect(context.Background(), a.dsn)
+		require.NoError(a.t, err)
+		workers.Go(func() {
+			defer db.Close(context.Background())
+			_, err := db.Exec(context.Background(), "SET synchronous_commit = off")
+			for err == nil {
+				last := int(next.Add(batch))
+				if last-batch >= failures {
+					return
+				}
+				for _, sql := range statements {
+					if _, err = db.Exec(context.Background(), sql, last-batch, min(last, failures)-1); err != nil {
+						break
+					}
+				}
+				if last%(500_000) == 0 {
+					a.t.Logf("%d failures after %s", last, time.Since(begun).Round(time.Second))
+				}
+			}
+			a.t.Errorf("filling the tables: %v", err)
+		})
+	}
+	workers.Wait()
+	require.False(a.t, a.t.Failed())
+	a.t.Logf("%d failures of %d customers filled in in %s", failures, customers, time.Since(begun).Round(time.Second))
+	return customers
+}
+
+// copies is the statement that writes the rows of copies $1 to $2 of a table. It knows columns by their names and types,
+// and leaves those that it does not know as they are.
+func (a *arena) copies(table string, customers, failures int) string {
+	a.t.Helper()
+	age := fmt.Sprintf("interval '390 days' * (1 - n / %d.0)", failures) // retention begins at 400
+	var names, values []string
+	var name, kind string
+	a.query(`SELECT attname::text, atttypid::regtype::text FROM pg_attribute
+		WHERE attrelid = '`+table+`'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''`, func() {
+		value := "t." + name
+		switch name {
+		case "id", "payment_id", "payment_intent", "charge", "event_id", "failure_id", "message_id":
+			value = fmt.Sprintf("copied_id(t.%s, n)", name)
+		case "customer", "method_id", "fingerprint":
+			value = fmt.Sprintf("copied_id(t.%s, n %% %d)", name, customers)
+		case "contact": // addresses are kept for 30 days
+			value = fmt.Sprintf("CASE WHEN %s < interval '29 days' THEN t.contact END", age)
+		case "status": // the hold of nearly all is over
+			value = "CASE t.status WHEN 'held' THEN 'sent' ELSE t.status END"
+		case "sent_at":
+			value = fmt.Sprintf("CASE WHEN t.status IN ('held', 'sent') THEN t.created_at - %s END", age)
+		case "mailbox":
+			value = fmt.Sprintf("CASE WHEN t.status = 'held' THEN sha256(int8send(n %% %d)) END", customers)
+		default:
+			switch {
+			case kind == "timestamp with time zone":
+				value = fmt.Sprintf("t.%s - %s", name, age)
+			case kind == "bigint" && (name == "created" || strings.HasSuffix(name, "_created")):
+				value = fmt.Sprintf("CASE WHEN t.%[1]s > 0 THEN t.%[1]s - extract(epoch FROM %[2]s)::bigint ELSE 0 END", name, age)
+			}
+		}
+		names, values = append(names, name), append(values, value)
+	}, &name, &kind)
+	a.exec(fmt.Sprintf("CREATE TABLE original_%[1]s AS SELECT o.i, t.* FROM %[1]s t JOIN originals o USING (payment_id)", table))
+	return fmt.Sprintf("INSERT INTO %[1]s (%[2]s) SELECT %[3]s FROM generate_series($1::bigint, $2::bigint) n JOIN original_%[1]s t ON t.i = n %% %[4]d",
+		table, strings.Join(names, ", "), strings.Join(values, ", "), originals)
+}
+
+func (a *arena) sizes() string {
+	a.t.Helper()
+	var table strings.Builder
+	fmt.Fprintf(&table, "\n| table | rows | MiB | indexes MiB |\n|---|---|---|---|\n")
+	for _, name := range []string{"facts", "payments", "attempts", "notifications"} {
+		var rows, heap, indexes int
+		a.query(fmt.Sprintf("SELECT count(*), pg_table_size('%[1]s') >> 20, pg_indexes_size('%[1]s') >> 20 FROM %[1]s", name), nil, &rows, &heap, &indexes)
+		fmt.Fprintf(&table, "| %s | %d | %d | %d |\n", name, rows, heap, indexes)
+	}
+	var all int
+	a.query("SELECT pg_database_size(current_database()) >> 20", nil, &all)
+	fmt.Fprintf(&table, "the database: %d MiB", all)
+	return table.String()
+}
