@@ -133,7 +133,7 @@ func figureKills(t *testing.T, rejects bool) {
 		return
 	}
 	require.Equal(t, doubles.mails, doubles.explained, "a mail went out twice without a kill between its 250 and our commit")
-	require.LessOrEqual(t, doubles.mails, kills)
+	require.LessOrEqual(t, doubles.most, 1, "one kill doubled more than one mail")
 }
 
 type doubles struct {

@@ -197,7 +197,7 @@ func soundEvents(t *testing.T) (all []original) {
 		}
 		all = append(all, original{
 			o.door, fmt.Sprintf(`{"id":%q,"object":"event","type":%q,"api_version":"2024-06-20","created":%d,"livemode":false,"data":%s}`, event, o.eventType, now, data), event,
-			[]string{"pi_mutant0000000000000000", "ch_mutant0000000000000000", "charge-mutant-000000000000", "transfer-mutant-0000000000", "intent-mutant-000000000000"},
+			[]string{"pi_mutant0000000000000000", "ch_mutant0000000000000000", "in_mutant0000000000000000", "cus_mutant00000000000000", "charge-mutant-000000000000", "transfer-mutant-0000000000", "intent-mutant-000000000000"},
 		})
 	}
 	return all

@@ -27,10 +27,22 @@ func TestFigureStops(t *testing.T) {
 	every := time.Duration(number(t, "EVERY", 4)) * time.Second
 	random, seed := dice(t)
 	a := newArena(t)
-	r, _ := spawn(t, serveEnv(a.dsn, a.key, nil))
+	r, cmd := spawn(t, serveEnv(a.dsn, a.key, nil))
 	load := &posting{urls: []string{r.public}}
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
+	go func() {
+		_ = cmd.Wait() // nobody kills it: it should outlive the run
+		cancel()
+	}()
+	t.Cleanup(func() {
+		if errors := r.log.errors(); t.Failed() {
+			t.Log("its last errors:")
+			for _, line := range errors[max(0, len(errors)-40):] {
+				t.Log(line)
+			}
+		}
+	})
 
 	payments := mailedFailures(t, seed, count)
 	config := localpg.Config{DataDir: filepath.Dir(filepath.Dir(a.pg.DataDir()))}
@@ -47,8 +59,9 @@ func TestFigureStops(t *testing.T) {
 		require.NoError(t, postmaster.Signal(syscall.SIGQUIT))
 		<-pg.Done()
 		require.NoError(t, pg.Stop(ctx)) // it has ended; this gives its directory back
-		pg, err = localpg.Start(ctx, config)
+		again, err := localpg.Start(ctx, config)
 		require.NoError(t, err)
+		pg = again
 		require.NoError(t, <-posted)
 	}
 	took := time.Since(begun)
