@@ -30,11 +30,13 @@ func (n notReady) Error() string { return string(n) }
 // The reasons for which a replica is not ready; any other error of a check reads postgres_unreachable.
 const (
 	reasonPostgres = notReady("postgres_unreachable")
+	reasonReadOnly = notReady("postgres_read_only")
 	reasonSchema   = notReady("schema_behind")
 	reasonClock    = notReady("clock_skew")
 )
 
-// Ready checks that Postgres answers, has the schema of this program, and agrees with this machine's clock within 120 s.
+// Ready checks that Postgres answers, takes writes, has the schema of this program, and agrees with this machine's clock
+// within 120 s.
 func Ready(s *store.Store) func(context.Context) error {
 	return func(ctx context.Context) error {
 		r, err := s.Readiness(ctx)
@@ -46,7 +48,11 @@ func Ready(s *store.Store) func(context.Context) error {
 		case r.Skew.Abs() > maxSkew:
 			return fmt.Errorf("%w: Postgres is %s ahead of this machine", reasonClock, r.Skew.Round(time.Second))
 		}
-		return nil
+		readOnly, err := s.ReadOnly(ctx)
+		if err == nil && readOnly {
+			return reasonReadOnly
+		}
+		return err
 	}
 }
 

@@ -83,6 +83,10 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	setDefault(params, "tcp_keepalives_idle", "10")
 	setDefault(params, "tcp_keepalives_interval", "5")
 	setDefault(params, "tcp_keepalives_count", "3")
+	// A session that began read-only may stay so long after the server is not: the next one is to be a new one.
+	config.AfterRelease = func(c *pgx.Conn) bool {
+		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on" && c.PgConn().ParameterStatus("in_hot_standby") != "on"
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres: %w", err)
@@ -151,4 +155,12 @@ func (s *Store) Ping(ctx context.Context) (skew time.Duration, err error) {
 		return 0, fmt.Errorf("asking Postgres for the time: %w", err)
 	}
 	return theirs.Sub(s.now()), nil
+}
+
+// ReadOnly tells whether Postgres answers but takes no writes: it is a standby, or has been made read-only.
+func (s *Store) ReadOnly(ctx context.Context) (readOnly bool, err error) {
+	if err := s.pool.QueryRow(ctx, `SELECT current_setting('transaction_read_only')::boolean`).Scan(&readOnly); err != nil {
+		return false, fmt.Errorf("asking Postgres whether it takes writes: %w", err)
+	}
+	return readOnly, nil
 }
