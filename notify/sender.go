@@ -29,6 +29,7 @@ type Config struct {
 	AtMost    bool // MAIL_DELIVERY=at-most-once
 
 	Limits Limits
+	Jitter func(most time.Duration) time.Duration // what a second try waits longer; nil: at random
 
 	DefaultLocale  string
 	AccountLocales map[string]string // the default of a connected account, by acct_…
@@ -49,6 +50,7 @@ type Sender struct {
 	mu          sync.Mutex
 	owner       *store.Owner
 	unsettled   map[int64]int // mails whose outcome only this process knows, by owner number
+	atWork      map[string]bool
 	pausedUntil time.Time
 	refusals    int // mails refused one after another
 }
@@ -69,7 +71,7 @@ const (
 // NewSender makes a Sender. It claims nothing before Start.
 func NewSender(c Config) *Sender {
 	s := &Sender{
-		Config: c, stopping: make(chan struct{}), unsettled: make(map[int64]int),
+		Config: c, stopping: make(chan struct{}), unsettled: make(map[int64]int), atWork: make(map[string]bool),
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebound_mails_total", Help: "Mails by what became of one attempt to send them.",
 		}, []string{"result"}),
@@ -134,13 +136,20 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 	if wait := s.paused(); wait > 0 {
 		return wait, nil
 	}
+	if !s.begin(id) {
+		return 0, nil // by a job of this process already
+	}
+	defer s.end(id)
 	owner, err := s.current(ctx)
 	if err != nil {
 		return 0, err
 	}
 	claimed, refusal, err := s.Store.Claim(ctx, owner.Number, id)
 	if err != nil {
-		return 0, err
+		// Perhaps only the answer was lost: a claim that its own process does not know of would stay open until that ends.
+		return 0, errors.Join(err, s.insist(context.WithoutCancel(ctx), owner.Number, id, func(ctx context.Context) error {
+			return s.Store.Release(ctx, owner.Number, id)
+		}))
 	}
 	if claimed == nil {
 		s.Log.Debug("notification.not_claimed", zap.String("notification", id), zap.String("refusal", string(refusal)))
@@ -163,9 +172,35 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 	return 0, nil
 }
 
-// settle tries until the database has taken the outcome: nobody else knows it, and a claim that stays open would be taken
-// over and sent again. While it tries, this process does not take its own number for a dead one's.
-func (s *Sender) settle(ctx context.Context, owner int64, x store.Settlement) (bool, error) {
+// begin tells whether this process may work on a mail: one job at a time does, so that what one gives back is not what
+// another has just claimed.
+func (s *Sender) begin(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.atWork[id] {
+		return false
+	}
+	s.atWork[id] = true
+	return true
+}
+
+func (s *Sender) end(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.atWork, id)
+}
+
+func (s *Sender) settle(ctx context.Context, owner int64, x store.Settlement) (settled bool, err error) {
+	err = s.insist(ctx, owner, x.Notification.ID, func(ctx context.Context) (err error) {
+		settled, err = s.Store.Settle(ctx, owner, x)
+		return err
+	})
+	return settled, err
+}
+
+// insist tries until the database has taken what became of a claim: nobody else knows it, and a claim that stays open
+// would be taken over and sent again. While it tries, this process does not take its own number for a dead one's.
+func (s *Sender) insist(ctx context.Context, owner int64, id string, write func(context.Context) error) error {
 	s.mu.Lock()
 	s.unsettled[owner]++
 	s.mu.Unlock()
@@ -178,16 +213,16 @@ func (s *Sender) settle(ctx context.Context, owner int64, x store.Settlement) (b
 	}()
 	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
-		settled, err := s.Store.Settle(try, owner, x)
+		err := write(try)
 		cancel()
 		if err == nil {
-			return settled, nil
+			return nil
 		}
-		s.Log.Warn("notification.unsettled", zap.String("notification", x.Notification.ID), zap.Error(err))
+		s.Log.Warn("notification.unsettled", zap.String("notification", id), zap.Error(err))
 		select {
 		case <-time.After(wait):
 		case <-s.stopping:
-			return false, err
+			return err
 		}
 	}
 }
@@ -309,15 +344,18 @@ func (s *Sender) judge(n *store.Notification, o Outcome) {
 		s.Log.Warn("sending.paused", zap.String("why", o.Reason), zap.Duration("for", busyPause))
 	case Deferred, Abandoned:
 	}
-	next := now.Add(backoff(n.Tries))
+	next := now.Add(s.backoff(n.Tries))
 	n.Status, n.Reason, n.NextTryAt = store.Held, "", &next
 	n.Mailbox, n.NewMailbox = nil, false
 }
 
 // backoff doubles from 30 s to an hour; the jitter only ever adds, so that nobody comes back early.
-func backoff(tries int64) time.Duration {
+func (s *Sender) backoff(tries int64) time.Duration {
 	d := firstRetry << min(max(tries-1, 0), 7)
 	d = min(d, longestRetry)
+	if s.Jitter != nil {
+		return d + s.Jitter(d/4)
+	}
 	return d + time.Duration(rand.Int64N(int64(d/4)+1))
 }
 

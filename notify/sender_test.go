@@ -579,3 +579,38 @@ func toText(v any) string {
 	}
 	return ""
 }
+
+func TestOnlyItsOwnerGivesAClaimBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	claimed, _, err := b.store.Claim(t.Context(), 7, id)
+	require.NoError(t, err)
+	require.NotNil(t, claimed)
+	require.NoError(t, b.store.Release(t.Context(), 8, id))
+	require.EqualValues(t, 7, b.notification(t, id).Owner)
+	require.NoError(t, b.store.Release(t.Context(), 7, id))
+	require.Zero(t, b.notification(t, id).Owner)
+	claimed, _, err = b.store.Claim(t.Context(), 8, id)
+	require.NoError(t, err)
+	require.NotNil(t, claimed)
+}
+
+func TestASecondJobOfAMailLeavesItToTheFirst(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.post.answer = func(Letter) Outcome {
+		again, err := s.Deliver(context.Background(), id)
+		require.NoError(t, err)
+		require.Zero(t, again)
+		return Outcome{Result: Accepted}
+	}
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, 1, b.post.count())
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}

@@ -23,17 +23,23 @@ const (
 // Watch looks after the mails of processes that have died, until the context ends: every replica looks every 5 s, so
 // that a killed sender's work goes on within a minute.
 func (s *Sender) Watch(ctx context.Context) {
-	w := watch{sender: s, freeSince: make(map[int64]time.Time)}
+	look := s.Watcher()
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
-		w.look(ctx)
+		look(ctx)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// Watcher returns the look that Watch repeats, for a caller that keeps its own time.
+func (s *Sender) Watcher() (look func(context.Context)) {
+	w := watch{sender: s, freeSince: make(map[int64]time.Time)}
+	return w.look
 }
 
 type watch struct {

@@ -109,6 +109,14 @@ func (s *Store) TakeOver(ctx context.Context, number int64, again bool) (ids []s
 	return ids, nil
 }
 
+// Release gives back a claim that the owner may have made without learning of it.
+func (s *Store) Release(ctx context.Context, owner int64, id string) error {
+	if _, err := s.pool.Exec(ctx, `UPDATE notifications SET owner = 0, updated_at = $3 WHERE id = $1 AND owner = $2`, id, owner, s.Now()); err != nil {
+		return fmt.Errorf("releasing mail %s: %w", id, err)
+	}
+	return nil
+}
+
 // RequeueOverdue makes jobs for mails that could have gone out long before, and that nobody has claimed: the process that
 // had fetched their job was killed before the claim. Each is requeued at most once per period.
 func (s *Store) RequeueOverdue(ctx context.Context, overdue, period time.Duration) (ids []string, err error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"go.uber.org/zap"
+	"go.uber.org/zap/exp/zapslog"
 
 	"rebound/store/seal"
 )
@@ -58,7 +60,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	if s.jobs, err = river.NewClient(riverpgxv5.New(pool), &river.Config{}); err != nil {
+	if s.jobs, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
+		Logger: slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
+	}); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("making the job client: %w", err)
 	}
