@@ -181,6 +181,7 @@ func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	case err == nil || !store.IsDataError(err):
 		if err != nil {
 			r.log.Error("recording.failed", zap.Int("deliveries", len(group)), zap.Error(err))
+			recorded = nil // it was rolled back, as far as anybody knows
 		}
 		for _, f := range recorded {
 			r.told(f)

@@ -173,6 +173,9 @@ func namedColumns(t reflect.Type) map[string]column {
 // each reads rows into structs by the names of their columns, one after another.
 func each[T any](rows pgx.Rows, do func(T)) error {
 	defer rows.Close()
+	if err := rows.Err(); err != nil {
+		return err // of a batch that did not get this far: such rows cannot be asked for their fields
+	}
 	byName := namedColumns(reflect.TypeFor[T]())
 	fields := rows.FieldDescriptions()
 	columns, targets := make([]column, len(fields)), make([]any, len(fields))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
 )
 
 // Retention says how long what is stored is kept, from its receipt.
@@ -77,10 +78,12 @@ func (s *Store) inBatches(ctx context.Context, batch func(context.Context, pgx.T
 		if err != nil {
 			return err
 		}
+		took := time.Since(begun)
+		s.log.Debug("sweep.batch", zap.Duration("took", took))
 		if !more {
 			return nil
 		}
-		rest := time.NewTimer(min(time.Since(begun), sweepRest))
+		rest := time.NewTimer(min(took, sweepRest))
 		select {
 		case <-rest.C:
 		case <-ctx.Done():
