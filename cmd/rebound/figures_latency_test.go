@@ -61,15 +61,20 @@ func TestFigureLatency(t *testing.T) {
 	var table strings.Builder
 	fmt.Fprintf(&table, "\n| at %d events/s, medians of %d | p50 ms | p99 ms (lowest–highest) | p99.9 ms | CPU per event | rebound's p99 is |\n|---|---|---|---|---|---|\n", rate, rounds)
 	for _, name := range order {
-		q := func(q float64) (all []float64) {
+		all := func(of func(turn) float64) (values []float64) {
 			for _, took := range turns[name] {
-				all = append(all, took.at(q))
+				values = append(values, of(took))
 			}
-			return all
+			return values
 		}
-		p99 := q(0.99)
-		fmt.Fprintf(&table, "| %s | %s | %s (%s–%s) | %s | %s | %.2f × (%.2f–%.2f) |\n", name, ms(median(q(0.5))), ms(median(p99)), ms(slices.Min(p99)), ms(slices.Max(p99)),
-			ms(median(q(0.999))), turns[name][rounds/2].cpu, median(over(name)), slices.Min(over(name)), slices.Max(over(name)))
+		p99 := all(func(u turn) float64 { return u.at(0.99) })
+		fmt.Fprintf(&table, "| %s | %s | %s (%s–%s) | %s | %s | %.2f × (%.2f–%.2f) |\n", name, ms(median(all(func(u turn) float64 { return u.at(0.5) }))), ms(median(p99)), ms(slices.Min(p99)), ms(slices.Max(p99)),
+			ms(median(all(func(u turn) float64 { return u.at(0.999) }))),
+			cpu{
+				server:   time.Duration(median(all(func(u turn) float64 { return float64(u.cpu.server) }))),
+				postgres: time.Duration(median(all(func(u turn) float64 { return float64(u.cpu.postgres) }))),
+			},
+			median(over(name)), slices.Min(over(name)), slices.Max(over(name)))
 	}
 	t.Log(table.String())
 	require.LessOrEqual(t, median(over("pgbench")), 1.5, "p99 beside pgbench's")

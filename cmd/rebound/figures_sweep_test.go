@@ -73,7 +73,9 @@ func TestFigureSweep(t *testing.T) {
 		times = append(times, line.ContextMap()["took"].(time.Duration))
 	}
 	slices.Sort(times)
-	at := func(share float64) time.Duration { return times[int(share*float64(len(times)-1))].Round(100 * time.Microsecond) }
+	at := func(share float64) time.Duration {
+		return times[int(share*float64(len(times)-1))].Round(100 * time.Microsecond)
+	}
 	t.Logf("%d failures in %d batches and %v; a batch held its locks for %v (median), %v (p99), %v (p99.9), %v (longest)",
 		failures, len(times), took.Round(time.Second), at(0.5), at(0.99), at(0.999), at(1))
 	t.Logf("ingest %.0f events/s alone, %.0f (median) beside the sweep", alone, median(beside))
