@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/riverqueue/river"
 	"go.uber.org/zap"
 
 	"rebound/decline"
@@ -25,8 +24,8 @@ const (
 	maxGroup = 128
 	// maxWaiting is how many deliveries may wait; beyond it the sender is told to come back.
 	maxWaiting = 2048
-	// deepQueue is how many must wait behind a commit before a second begins: small groups cost more than they save.
-	deepQueue = 24
+	// committers is how many groups are in the making at a time: while Postgres writes one, the next is derived.
+	committers = 2
 	// commitTimeout bounds one group's transaction, so that a sender has its answer within 5 s whatever Postgres does.
 	commitTimeout = 4 * time.Second
 )
@@ -34,13 +33,17 @@ const (
 // Recorder turns deliveries into rows. Deliveries that wait at the same moment share one transaction, and each is
 // answered only after its commit; when nothing waits, a delivery is committed at once.
 type Recorder struct {
-	store   *store.Store
-	policy  Policy
-	log     *zap.Logger
-	queue   chan *waiting
-	deep    chan struct{} // wakes the second committer
-	closing chan struct{}
-	done    sync.WaitGroup
+	store  *store.Store
+	policy Policy
+	log    *zap.Logger
+	done   sync.WaitGroup
+
+	mu      sync.Mutex
+	changed sync.Cond // what follows has
+	queue   []*waiting
+	flying  int                 // deliveries that are being committed
+	busy    map[PaymentKey]bool // payments and invoices that those touch
+	closing bool
 
 	failures  *prometheus.CounterVec
 	unknown   *prometheus.CounterVec
@@ -55,10 +58,7 @@ type waiting struct {
 // NewRecorder starts the committer. Close ends it after what waits has been answered.
 func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometheus.Registerer) *Recorder {
 	r := &Recorder{
-		store: s, policy: policy, log: log,
-		queue:   make(chan *waiting, maxWaiting),
-		deep:    make(chan struct{}),
-		closing: make(chan struct{}),
+		store: s, policy: policy, log: log, busy: make(map[PaymentKey]bool),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebound_failures_total", Help: "Failed attempts derived for the first time, by source, category and severity.",
 		}, []string{"source", "category", "severity"}),
@@ -71,8 +71,10 @@ func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometh
 	}
 	r.policy.NotificationID, r.policy.AttemptID = s.NotificationID, s.AttemptID
 	metrics.MustRegister(r.failures, r.unknown, r.groupSize)
-	r.done.Go(r.commitGroups)
-	r.done.Go(r.commitOverflow)
+	r.changed.L = &r.mu
+	for range committers {
+		r.done.Go(r.commitGroups)
+	}
 	return r
 }
 
@@ -83,21 +85,8 @@ func (r *Recorder) Record(ctx context.Context, d Delivery) error {
 		return nil
 	}
 	w := &waiting{delivery: d, answer: make(chan error, 1)}
-	select {
-	case <-r.closing:
+	if !r.enqueue(w) {
 		return ErrBusy
-	default:
-	}
-	select {
-	case r.queue <- w:
-	default:
-		return ErrBusy
-	}
-	if len(r.queue) >= deepQueue {
-		select {
-		case r.deep <- struct{}{}:
-		default: // it is at work already
-		}
 	}
 	select {
 	case err := <-w.answer:
@@ -107,62 +96,106 @@ func (r *Recorder) Record(ctx context.Context, d Delivery) error {
 	}
 }
 
-// Close answers what waits and ends the committer. Deliveries that come after it get ErrBusy.
+func (r *Recorder) enqueue(w *waiting) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing || len(r.queue) >= maxWaiting {
+		return false
+	}
+	r.queue = append(r.queue, w)
+	r.changed.Signal()
+	return true
+}
+
+// Close answers what waits and ends the committers. Deliveries that come after it get ErrBusy.
 func (r *Recorder) Close() {
-	close(r.closing)
+	r.mu.Lock()
+	r.closing = true
+	r.changed.Broadcast()
+	r.mu.Unlock()
 	r.done.Wait()
 }
 
 func (r *Recorder) commitGroups() {
 	for {
-		select {
-		case w := <-r.queue:
-			r.commitGroup(w)
-		case <-r.closing:
-			for {
-				select {
-				case w := <-r.queue:
-					r.commitGroup(w)
-				default:
-					return
-				}
-			}
-		}
-	}
-}
-
-// commitOverflow is the second committer: it takes one group whenever many wait behind the first.
-func (r *Recorder) commitOverflow() {
-	for {
-		select {
-		case <-r.deep:
-			select {
-			case w := <-r.queue:
-				r.commitGroup(w)
-			default:
-			}
-		case <-r.closing:
+		group := r.next()
+		if len(group) == 0 {
 			return
 		}
+		r.groupSize.Observe(float64(len(group)))
+		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+		r.commit(ctx, group)
+		cancel()
+		r.landed(group)
 	}
 }
 
-// commitGroup commits first together with all that wait behind it now.
-func (r *Recorder) commitGroup(first *waiting) {
-	group := []*waiting{first}
-	for len(group) < maxGroup {
-		select {
-		case w := <-r.queue:
-			group = append(group, w)
-			continue
-		default:
+// next waits for a group and marks it as flying; an empty one means the end. While a group is flying, the next begins
+// once as many wait: sooner, it would be small, and small groups cost more than they save.
+func (r *Recorder) next() (group []*waiting) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		if len(r.queue) > 0 && (len(r.queue) >= r.flying || r.closing) {
+			if group = r.take(); len(group) > 0 {
+				return group
+			}
 		}
-		break
+		if r.closing && len(r.queue) == 0 {
+			return nil
+		}
+		r.changed.Wait()
 	}
-	r.groupSize.Observe(float64(len(group)))
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	r.commit(ctx, group)
+}
+
+// take removes a group from the queue. What touches a payment that is being committed stays: it would only wait for its
+// lock.
+func (r *Recorder) take() (group []*waiting) {
+	var left []*waiting
+	var keys []PaymentKey
+	for i, w := range r.queue {
+		if len(group) == maxGroup {
+			left = append(left, r.queue[i:]...)
+			break
+		}
+		if slices.ContainsFunc(w.keys(), func(k PaymentKey) bool { return r.busy[k] }) {
+			left = append(left, w)
+			continue
+		}
+		group = append(group, w)
+		keys = append(keys, w.keys()...)
+	}
+	for _, k := range keys {
+		r.busy[k] = true
+	}
+	r.queue = left
+	r.flying += len(group)
+	return group
+}
+
+func (r *Recorder) landed(group []*waiting) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flying -= len(group)
+	for _, w := range group {
+		for _, k := range w.keys() {
+			delete(r.busy, k)
+		}
+	}
+	r.changed.Broadcast()
+}
+
+// keys are the payments and invoices that a delivery touches.
+func (w *waiting) keys() (keys []PaymentKey) {
+	for _, f := range w.delivery.Facts {
+		keys = append(keys, f.PaymentKey)
+		if f.Invoice != "" {
+			k := f.PaymentKey
+			k.PaymentID = f.Invoice
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // commit stores a group and answers each. Rows that Postgres refuses must not fail their neighbours: the group is halved
@@ -170,8 +203,10 @@ func (r *Recorder) commitGroup(first *waiting) {
 func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	var recorded []recordedFailure
 	run := func() error {
-		recorded = recorded[:0]
-		return r.store.InIngest(ctx, func(in *store.Ingest) error { return r.record(ctx, in, group, &recorded) })
+		return r.store.InIngest(ctx, func(in *store.Ingest) (err error) {
+			recorded, err = r.record(ctx, in, group)
+			return err
+		})
 	}
 	err := run()
 	if store.IsRetryable(err) {
@@ -225,8 +260,8 @@ func storable(s string) string {
 }
 
 // record derives what a group comes to, and saves it.
-func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waiting, recorded *[]recordedFailure) error {
-	var changes store.Changes
+func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waiting) ([]recordedFailure, error) {
+	out := outcome{due: make(map[time.Time][]string)}
 	var facts []Fact
 	payments, invoices := make(map[PaymentKey]bool), make(map[PaymentKey]bool)
 	for _, w := range group {
@@ -244,21 +279,37 @@ func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waitin
 			}
 		}
 		if c := w.delivery.Customer; c != nil {
-			changes.Customers = append(changes.Customers, *c)
+			out.Customers = append(out.Customers, *c)
 		}
 		if q := w.delivery.Quarantine; q != nil {
-			changes.Quarantined = append(changes.Quarantined, *q)
+			out.Quarantined = append(out.Quarantined, *q)
 		}
 	}
-	slices.SortFunc(changes.Customers, func(a, b Customer) int {
+	slices.SortFunc(out.Customers, func(a, b Customer) int {
 		return customerKey(a).Compare(customerKey(b))
 	})
 	if len(facts) > 0 {
-		if err := r.derive(ctx, in, facts, payments, invoices, &changes, recorded); err != nil {
-			return err
+		if err := r.derive(ctx, in, facts, payments, invoices, &out); err != nil {
+			return nil, err
 		}
 	}
-	return in.Save(ctx, changes)
+	for at, ids := range out.due {
+		mails := store.Job{Queue: job.QueueMail, At: at, Args: job.DeliverMails{NotificationIDs: ids}}
+		if len(ids) == 1 {
+			mails.Args = job.DeliverMail{NotificationID: ids[0]}
+		}
+		out.Jobs = append(out.Jobs, mails)
+	}
+	return out.recorded, in.Save(ctx, out.Changes)
+}
+
+// outcome is what a group comes to.
+type outcome struct {
+	store.Changes
+	// due are the held mails that need a job, by when they are due. Those of one moment share one: most will be over by
+	// then, and a job for each would cost more than its notification.
+	due      map[time.Time][]string
+	recorded []recordedFailure
 }
 
 // filedUnderInvoice tells whether a fact is an invoice's own, not a payment's.
@@ -271,7 +322,7 @@ type recordedFailure struct {
 }
 
 func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, payments, invoices map[PaymentKey]bool,
-	changes *store.Changes, recorded *[]recordedFailure) error {
+	out *outcome) error {
 	invoiceKeys := slices.Collect(maps.Keys(invoices))
 	linked, err := in.LockInvoices(ctx, invoiceKeys)
 	if err != nil {
@@ -280,29 +331,29 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, p
 	for _, k := range linked {
 		payments[k] = true
 	}
-	loaded, err := in.Load(ctx, slices.Collect(maps.Keys(payments)), invoiceKeys, facts)
+	loaded, err := in.Load(ctx, slices.Collect(maps.Keys(payments)), invoiceKeys, facts, r.policy.LooksUp)
 	if err != nil {
 		return err
 	}
-	changes.Facts = loaded.NewFacts
+	out.Facts = loaded.NewFacts
 	for k, of := range loaded.InvoiceFacts {
 		inv := deriveInvoice(k, of)
 		loaded.Invoices[k] = &inv
-		changes.Invoices = append(changes.Invoices, inv)
+		out.Invoices = append(out.Invoices, inv)
 	}
 	keys := slices.SortedFunc(maps.Keys(loaded.Payments), PaymentKey.Compare)
 	for _, k := range keys {
-		r.derivePayment(loaded.Payments[k], loaded, changes, recorded)
+		r.derivePayment(loaded.Payments[k], loaded, out)
 	}
 	return nil
 }
 
-func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, changes *store.Changes, recorded *[]recordedFailure) {
+func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, out *outcome) {
 	now := r.store.Now()
 	k := p.Payment.PaymentKey
 	d := Derive(k, p.Facts, r.invoiceOf(p, loaded), r.policy.Rules)
 	d.Payment.CreatedAt, d.Payment.UpdatedAt = p.Payment.CreatedAt, now
-	changes.Payments = append(changes.Payments, d.Payment)
+	out.Payments = append(out.Payments, d.Payment)
 
 	kept := make(map[string]bool)
 	known := make(map[string]bool)
@@ -320,20 +371,20 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, c
 		}
 		a.ID = r.policy.AttemptID(prefix, k, a.AttemptKey)
 		kept[a.ID] = true
-		changes.Attempts = append(changes.Attempts, a)
+		out.Attempts = append(out.Attempts, a)
 		if a.Result == AttemptFailed && !known[a.ID] {
-			*recorded = append(*recorded, recordedFailure{a, unrecognized[a.AttemptKey]})
+			out.recorded = append(out.recorded, recordedFailure{a, unrecognized[a.AttemptKey]})
 		}
 	}
 	for _, id := range p.AttemptIDs {
 		if !kept[id] {
-			changes.StaleAttempts = append(changes.StaleAttempts, id)
+			out.StaleAttempts = append(out.StaleAttempts, id)
 		}
 	}
 	if p.Streams {
-		changes.News = append(changes.News, k.PaymentID)
+		out.News = append(out.News, k.PaymentID)
 	}
-	r.notifications(p, d, loaded, now, changes)
+	r.notifications(p, d, loaded, now, out)
 }
 
 // invoiceOf finds the invoice that any fact of the payment names.
@@ -352,7 +403,7 @@ func (r *Recorder) invoiceOf(p *store.LoadedPayment, loaded *store.Loaded) *stor
 }
 
 // notifications compares what is due with what stands, and saves the difference and the jobs that it needs.
-func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *store.Loaded, now time.Time, changes *store.Changes) {
+func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *store.Loaded, now time.Time, out *outcome) {
 	standing := make(map[string]store.Notification, len(p.Notifications))
 	for _, n := range p.Notifications {
 		standing[n.ID] = n
@@ -371,29 +422,26 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		if known && sameNotice(old, *n) {
 			continue
 		}
-		changes.Notifications = append(changes.Notifications, *n)
+		out.Notifications = append(out.Notifications, *n)
 		if n.Channel != store.ChannelEmail || n.Status != store.Held {
 			continue
 		}
 		held := known && old.Status == store.Held
 		if d.Payment.Status == Failing && (!held || !old.DueAt.Equal(n.DueAt) || p.Payment.Status != Failing) {
-			changes.Jobs = append(changes.Jobs, river.InsertManyParams{
-				Args:       job.DeliverMail{NotificationID: n.ID},
-				InsertOpts: &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: n.DueAt},
-			})
+			out.due[n.DueAt] = append(out.due[n.DueAt], n.ID)
 		}
 		if !held && r.looksUp(d, loaded) {
-			changes.Jobs = append(changes.Jobs, lookUp(d.Payment))
+			out.Jobs = append(out.Jobs, lookUp(d.Payment, now))
 		}
 	}
 	for _, n := range standing {
 		switch {
 		case n.Channel != store.ChannelEmail:
 			// The facts no longer bear it out: a provisional attempt was absorbed, or the evidence changed.
-			changes.StaleNotifications = append(changes.StaleNotifications, n.ID)
+			out.StaleNotifications = append(out.StaleNotifications, n.ID)
 		case n.Status == store.Held && n.Owner == 0 && d.end() != "":
 			n.Status, n.Reason, n.UpdatedAt = store.Canceled, d.end(), now
-			changes.Notifications = append(changes.Notifications, n)
+			out.Notifications = append(out.Notifications, n)
 		}
 	}
 }
@@ -463,13 +511,13 @@ func (r *Recorder) looksUp(d Derived, loaded *store.Loaded) bool {
 	return !loaded.KnownCustomer[PaymentKey{PaymentID: p.Customer, Source: p.Source, Account: p.Account, Livemode: p.Livemode}]
 }
 
-func lookUp(p store.Payment) river.InsertManyParams {
-	return river.InsertManyParams{
+func lookUp(p store.Payment, now time.Time) store.Job {
+	return store.Job{
+		Queue: job.QueueLookUp, At: now,
 		Args: job.LookUpContact{
 			PaymentID: p.PaymentID, Source: p.Source, Account: p.Account, Livemode: p.Livemode,
 			Customer: p.Customer, Invoice: p.Invoice, Intent: p.PaymentIntent,
 		},
-		InsertOpts: &river.InsertOpts{Queue: job.QueueLookUp},
 	}
 }
 

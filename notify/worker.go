@@ -15,6 +15,7 @@ const jobMargin = time.Minute
 // AddWorkers registers the jobs that a Sender does.
 func (s *Sender) AddWorkers(workers *river.Workers) {
 	river.AddWorker(workers, &deliverWorker{sender: s})
+	river.AddWorker(workers, &dueWorker{sender: s})
 	river.AddWorker(workers, &wakeWorker{sender: s})
 }
 
@@ -52,6 +53,15 @@ func (s *Sender) JobTimeout() time.Duration {
 		return jobMargin
 	}
 	return s.Mailer.MaxDuration() + jobMargin
+}
+
+type dueWorker struct {
+	river.WorkerDefaults[job.DeliverMails]
+	sender *Sender
+}
+
+func (w *dueWorker) Work(ctx context.Context, j *river.Job[job.DeliverMails]) error {
+	return w.sender.Store.QueueDue(ctx, j.Args.NotificationIDs)
 }
 
 type wakeWorker struct {

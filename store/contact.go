@@ -55,14 +55,6 @@ func (s *Store) openContact(sealed []byte, table string) (Contact, error) {
 	return c, nil
 }
 
-func (s *Store) sealFact(f *Fact) (err error) {
-	if f.ReceivedAt.IsZero() {
-		f.ReceivedAt = s.Now()
-	}
-	f.Contact, err = s.sealContact(f.Addresses, "facts")
-	return err
-}
-
 func (s *Store) queueCustomer(b *pgx.Batch, c Customer) {
 	sealed, err := s.sealContact(&Contact{Customer: c.Email}, "customers")
 	if err != nil {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -28,8 +29,9 @@ const CheckoutChannel = "rebound_checkout"
 // Ingest is one transaction that records a group of deliveries: LockInvoices, then Load, then Save. It knows rows, not
 // meaning; what to save is the caller's to work out in between.
 type Ingest struct {
-	tx    pgx.Tx
+	conn  *pgx.Conn
 	store *Store
+	begun bool
 }
 
 // Loaded is what is known of the locked payments and invoices, the group's own facts included.
@@ -61,15 +63,50 @@ type Changes struct {
 	StaleAttempts, StaleNotifications []string
 	Customers                         []Customer
 	Quarantined                       []Quarantined
-	Jobs                              []river.InsertManyParams
+	Due                               map[time.Time][]string // held mails that need a job, by when they are due
+	Jobs                              []Job
 	News                              []string // payment ids whose open checkout streams are to be told
 }
 
-// InIngest runs fn in one transaction and commits it. An error of fn, or of the commit, leaves nothing behind, save
-// where the answer to the commit was lost: then repeating the group is harmless.
-func (s *Store) InIngest(ctx context.Context, fn func(*Ingest) error) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return fn(&Ingest{tx: tx, store: s}) })
+// Job is work for later.
+type Job struct {
+	Args  river.JobArgs
+	Queue string
+	At    time.Time
 }
+
+// InIngest runs fn in one transaction, which Save commits. An error leaves nothing behind, save where the answer to the
+// commit was lost: then repeating the group is harmless.
+func (s *Store) InIngest(ctx context.Context, fn func(*Ingest) error) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("waiting for a connection: %w", err)
+	}
+	defer conn.Release() // which closes one that is still in a transaction
+	if err = fn(&Ingest{conn: conn.Conn(), store: s}); err != nil && conn.Conn().PgConn().TxStatus() != 'I' {
+		_, _ = conn.Exec(ctx, `ROLLBACK`)
+	}
+	return err
+}
+
+// send runs statements in the transaction, which begins with the first: begin and commit travel with the rest, since each
+// round trip of a group delays all that wait for the next.
+func (in *Ingest) send(ctx context.Context, b *pgx.Batch) error {
+	if !in.begun {
+		in.begun = true
+		first := &pgx.Batch{}
+		first.Queue(`BEGIN`)
+		first.Queue(ingestPlans)
+		first.QueuedQueries = append(first.QueuedQueries, b.QueuedQueries...)
+		b = first
+	}
+	return in.conn.SendBatch(ctx, b).Close()
+}
+
+// ingestPlans keeps plans to the indexes, whatever is known of the tables: a fresh database has no statistics to plan by,
+// and a plan that is made anew for each group costs more than running it.
+const ingestPlans = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+	set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 // IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
 func IsDataError(err error) bool {
@@ -130,7 +167,6 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 	a := arraysOf(invoices)
 	var linked []PaymentKey
 	b := &pgx.Batch{}
-	b.Queue(noScans)
 	b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
 		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args()...)
 	b.Queue(`SELECT 1 FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id")+`
@@ -140,7 +176,7 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 		linked, err = collected[PaymentKey](rows, nil)
 		return err
 	})
-	if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
+	if err := in.send(ctx, b); err != nil {
 		return nil, fmt.Errorf("locking %d invoices: %w", len(invoices), err)
 	}
 	return linked, nil
@@ -148,38 +184,51 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 
 // Load locks the payments in the one order that every replica uses, and reads all that is known of them and of the
 // invoices, the group's own facts added. The lock comes first: what is read after it cannot change until the commit.
-func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, facts []Fact) (*Loaded, error) {
+// Whether the customers are known is asked only where askCustomers.
+func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, facts []Fact, askCustomers bool) (*Loaded, error) {
 	payments = sorted(payments)
 	l := &Loaded{
 		Payments:      make(map[PaymentKey]*LoadedPayment, len(payments)),
 		Invoices:      make(map[PaymentKey]*Invoice),
 		InvoiceFacts:  make(map[PaymentKey][]Fact),
 		KnownCustomer: make(map[PaymentKey]bool),
+		NewFacts:      make([]Fact, 0, len(facts)),
 	}
 	now := in.store.Now()
 	for _, k := range payments {
 		l.Payments[k] = &LoadedPayment{Payment: Payment{PaymentKey: k, CreatedAt: now}}
 	}
+	var customers []PaymentKey
+	if askCustomers {
+		customers = customersOf(facts)
+	}
 	// Nothing hangs on a payment that has no row yet: most are new, and need no more questions.
-	known, err := in.loadPayments(ctx, payments, customersOf(facts), l)
+	known, gone, err := in.loadPayments(ctx, payments, customers, facts, l)
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
-	stored := make(map[factID]bool)
+	stored := make(map[factID]bool, len(facts))
 	if len(known)+len(invoices) > 0 {
 		if err := in.loadKnown(ctx, known, invoices, l, stored); err != nil {
 			return nil, fmt.Errorf("loading %d known payments: %w", len(known), err)
 		}
 	}
-	for _, f := range facts {
-		if id := idOf(f); !stored[id] {
+	for i := range facts {
+		f := facts[i]
+		if id := idOf(&f); stored[id] || gone.seen(&f) {
+			continue
+		} else {
 			stored[id] = true
-			if err := in.store.sealFact(&f); err != nil {
-				return nil, err
-			}
-			l.NewFacts = append(l.NewFacts, f)
-			l.add(f)
 		}
+		gone.anonymise(&f)
+		if f.ReceivedAt.IsZero() {
+			f.ReceivedAt = now
+		}
+		if f.Contact, err = in.store.sealContact(f.Addresses, "facts"); err != nil {
+			return nil, err
+		}
+		l.NewFacts = append(l.NewFacts, f)
+		l.add(f)
 	}
 	slices.SortStableFunc(l.NewFacts, func(a, b Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
 	return l, nil
@@ -191,7 +240,7 @@ type factID struct {
 	eventID, eventType, apiVersion string
 }
 
-func idOf(f Fact) factID { return factID{f.PaymentKey, f.EventID, f.EventType, f.APIVersion} }
+func idOf(f *Fact) factID { return factID{f.PaymentKey, f.EventID, f.EventType, f.APIVersion} }
 
 func (l *Loaded) add(f Fact) {
 	if p := l.Payments[f.PaymentKey]; p != nil {
@@ -201,31 +250,31 @@ func (l *Loaded) add(f Fact) {
 	}
 }
 
-// noScans keeps plans off the tables as a whole: a fresh database has no statistics to plan by.
-const noScans = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
-
-// loadPayments locks the payments, reads the rows of those that have one, and which of the customers have an address.
-func (in *Ingest) loadPayments(ctx context.Context, payments, customers []PaymentKey, l *Loaded) (known []PaymentKey, err error) {
+// loadPayments locks the payments, and reads the rows of those that have one, which of the customers have an address,
+// and what of the facts was erased.
+func (in *Ingest) loadPayments(ctx context.Context, payments, customers []PaymentKey, facts []Fact, l *Loaded) (known []PaymentKey, gone *tombstones, err error) {
 	locks := make([]int64, len(payments))
 	for i, k := range payments {
 		locks[i] = k.lock()
 	}
 	slices.Sort(locks)
 	b := &pgx.Batch{}
-	b.Queue(noScans)
 	b.Queue(lockPayments, locks)
-	b.Queue(`SELECT `+paymentTable.selected("p")+` FROM `+keyRows+` JOIN payments p ON `+keyMatch("p", "payment_id"), arraysOf(payments).args()...).Query(
+	gone = in.store.queueTombstones(b, facts)
+	b.Queue(`SELECT `+paymentTable.selected("p")+` FROM payments p WHERE p.payment_id = ANY($1)`, idsOf(payments)).Query(
 		eachRow(func(p Payment) {
-			l.Payments[p.PaymentKey].Payment = p
-			known = append(known, p.PaymentKey)
+			if of := l.Payments[p.PaymentKey]; of != nil {
+				of.Payment = p
+				known = append(known, p.PaymentKey)
+			}
 		}))
 	if len(customers) > 0 {
-		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c JOIN `+keyRows+` ON `+keyMatch("c", "customer_id")+`
-			WHERE c.contact IS NOT NULL OR c.deleted`,
-			arraysOf(customers).args()...).Query(eachRow(func(k PaymentKey) { l.KnownCustomer[k] = true }))
+		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c
+			WHERE c.customer_id = ANY($1) AND (c.contact IS NOT NULL OR c.deleted)`,
+			idsOf(customers)).Query(eachRow(func(k PaymentKey) { l.KnownCustomer[k] = true }))
 	}
-	err = in.tx.SendBatch(ctx, b).Close()
-	return known, err
+	err = in.send(ctx, b)
+	return known, gone, err
 }
 
 // lockPayments takes the locks in the order of its argument.
@@ -242,28 +291,37 @@ func (k PaymentKey) lock() int64 {
 	return int64(h.Sum64()) //nolint:gosec // any 64 bits do
 }
 
-// loadKnown reads what hangs on payments that have a row, and on the invoices.
+// loadKnown reads what hangs on payments that have a row, and on the invoices. Rows are asked for by the first part of
+// their key alone, which is nearly always enough, and told apart here.
 func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey, l *Loaded, stored map[factID]bool) error {
-	a := arraysOf(payments)
+	wanted := make(map[PaymentKey]bool, len(payments)+len(invoices))
+	for _, k := range slices.Concat(payments, invoices) {
+		wanted[k] = true
+	}
+	ids := idsOf(payments)
 	b := &pgx.Batch{}
-	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"),
-		arraysOf(append(slices.Clone(payments), invoices...)).args()...).Query(eachRow(func(f Fact) {
-		stored[idOf(f)] = true
-		l.add(f)
+	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f WHERE f.payment_id = ANY($1)`, append(ids, idsOf(invoices)...)).Query(eachRow(func(f Fact) {
+		if wanted[f.PaymentKey] {
+			stored[idOf(&f)] = true
+			l.add(f)
+		}
 	}))
 	if len(payments) > 0 {
-		b.Queue(`SELECT `+notificationTable.selected("n")+` FROM notifications n JOIN `+keyRows+` ON `+keyMatch("n", "payment_id"), a.args()...).Query(
-			eachRow(func(n Notification) {
-				p := l.Payments[n.PaymentKey]
+		b.Queue(`SELECT `+notificationTable.selected("n")+` FROM notifications n WHERE n.payment_id = ANY($1)`, ids).Query(eachRow(func(n Notification) {
+			if p := l.Payments[n.PaymentKey]; p != nil {
 				p.Notifications = append(p.Notifications, n)
-			}))
-		b.Queue(`SELECT t.payment_id, t.source, t.account, t.livemode, t.id FROM attempts t JOIN `+keyRows+` ON `+keyMatch("t", "payment_id"),
-			a.args()...).Query(eachRow(func(t attemptID) {
-			p := l.Payments[t.PaymentKey]
-			p.AttemptIDs = append(p.AttemptIDs, t.ID)
+			}
 		}))
-		b.Queue(`SELECT DISTINCT c.payment_id, c.source, c.account, c.livemode FROM checkout_streams c JOIN `+keyRows+` ON `+keyMatch("c", "payment_id"),
-			a.args()...).Query(eachRow(func(k PaymentKey) { l.Payments[k].Streams = true }))
+		b.Queue(`SELECT t.payment_id, t.source, t.account, t.livemode, t.id FROM attempts t WHERE t.payment_id = ANY($1)`, ids).Query(eachRow(func(t attemptID) {
+			if p := l.Payments[t.PaymentKey]; p != nil {
+				p.AttemptIDs = append(p.AttemptIDs, t.ID)
+			}
+		}))
+		b.Queue(`SELECT c.payment_id, c.source, c.account, c.livemode FROM checkout_streams c WHERE c.payment_id = ANY($1)`, ids).Query(eachRow(func(k PaymentKey) {
+			if p := l.Payments[k]; p != nil {
+				p.Streams = true
+			}
+		}))
 	}
 	for _, k := range payments {
 		if p := l.Payments[k].Payment; p.Invoice != "" {
@@ -273,10 +331,17 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 	}
 	if len(invoices) > 0 {
 		b.Queue(`SELECT i.invoice_id AS payment_id, i.source, i.account, i.livemode, i.status, i.billing_reason, i.settled_created
-			FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id"), arraysOf(sorted(invoices)).args()...).Query(
-			eachRow(func(i Invoice) { l.Invoices[i.PaymentKey] = &i }))
+			FROM invoices i WHERE i.invoice_id = ANY($1)`, idsOf(sorted(invoices))).Query(eachRow(func(i Invoice) { l.Invoices[i.PaymentKey] = &i }))
 	}
-	return in.tx.SendBatch(ctx, b).Close()
+	return in.send(ctx, b)
+}
+
+func idsOf(keys []PaymentKey) []string {
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = k.PaymentID
+	}
+	return ids
 }
 
 type attemptID struct {
@@ -322,7 +387,7 @@ var (
 		WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`
 )
 
-// Save writes what the group came to.
+// Save writes what the group came to, and commits.
 func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	b := &pgx.Batch{}
 	if err := factTable.queue(b, c.Facts, `ON CONFLICT DO NOTHING`); err != nil {
@@ -357,16 +422,38 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	for _, id := range c.News {
 		b.Queue(`SELECT pg_notify($1, $2)`, CheckoutChannel, id)
 	}
-	if b.Len() > 0 {
-		if err := in.tx.SendBatch(ctx, b).Close(); err != nil {
-			return fmt.Errorf("saving %d payments: %w", len(c.Payments), err)
-		}
+	if err := queueJobs(b, c.Jobs, in.store.Now()); err != nil {
+		return err
 	}
-	if len(c.Jobs) > 0 {
-		if _, err := in.store.jobs.InsertManyFastTx(ctx, in.tx, c.Jobs); err != nil {
-			return fmt.Errorf("inserting %d jobs: %w", len(c.Jobs), err)
-		}
+	if b.Len() == 0 && !in.begun {
+		return nil
 	}
+	b.Queue(`COMMIT`)
+	if err := in.send(ctx, b); err != nil {
+		return fmt.Errorf("saving %d payments: %w", len(c.Payments), err)
+	}
+	return nil
+}
+
+// queueJobs adds the statement that writes jobs. River's own insert is a round trip of its own, and returns what nobody
+// reads; a job is a plain row to clients in any language.
+func queueJobs(b *pgx.Batch, jobs []Job, now time.Time) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	var kinds, args, queues []string
+	var times []time.Time
+	for _, j := range jobs {
+		text, err := json.Marshal(j.Args)
+		if err != nil {
+			return fmt.Errorf("writing a job %s: %w", j.Args.Kind(), err)
+		}
+		kinds, args, queues, times = append(kinds, j.Args.Kind()), append(args, string(text)), append(queues, j.Queue), append(times, j.At)
+	}
+	b.Queue(`INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts)
+		SELECT j.kind, j.args::jsonb, j.queue, j.at, CASE WHEN j.at > $5 THEN 'scheduled' ELSE 'available' END::river_job_state, $6
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS j(kind, args, queue, at)`,
+		kinds, args, queues, times, now, river.MaxAttemptsDefault)
 	return nil
 }
 

@@ -205,6 +205,26 @@ func mailJobAt(id string, at time.Time) river.InsertManyParams {
 	return river.InsertManyParams{Args: job.DeliverMail{NotificationID: id}, InsertOpts: &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: at}}
 }
 
+// QueueDue gives each of the mails that is still held, and that nobody has claimed, a job of its own.
+func (s *Store) QueueDue(ctx context.Context, ids []string) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT id FROM notifications WHERE id = ANY($1) AND status = 'held' AND owner = 0 ORDER BY due_at, id`, ids)
+		if err != nil {
+			return err
+		}
+		held, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(held) == 0 {
+			return err
+		}
+		_, err = s.jobs.InsertManyTx(ctx, tx, mailJobs(held))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("queueing %d due mails: %w", len(ids), err)
+	}
+	return nil
+}
+
 // HoldFor records why a due mail is not being sent, without a claim.
 func (s *Store) HoldFor(ctx context.Context, id, reason string) error {
 	_, err := s.pool.Exec(ctx, `UPDATE notifications SET reason = $2, updated_at = $3 WHERE id = $1 AND status = 'held' AND owner = 0`, id, reason, s.Now())

@@ -128,7 +128,7 @@ func (s *Store) RequeueOverdue(ctx context.Context, overdue, period time.Duratio
 			WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.reason IN ('', 'awaits_intent')
 				AND n.due_at < $2 AND (n.next_try_at IS NULL OR n.next_try_at < $2) AND n.updated_at < $3 AND p.status = 'failing'
 				AND NOT EXISTS (SELECT 1 FROM river_job j WHERE j.state IN ('available', 'scheduled', 'retryable')
-					AND j.args @> jsonb_build_object('notification_id', n.id))
+					AND (j.args @> jsonb_build_object('notification_id', n.id) OR j.args @> jsonb_build_object('notification_ids', jsonb_build_array(n.id))))
 			ORDER BY n.due_at LIMIT 500 FOR UPDATE OF n SKIP LOCKED) RETURNING id`, now, now.Add(-overdue), now.Add(-period))
 		if err != nil {
 			return err

@@ -10,6 +10,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// noScans keeps plans off the tables as a whole: a fresh database has no statistics to plan by.
+const noScans = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+
 // Retention says how long what is stored is kept, from its receipt.
 type Retention struct {
 	Failures   time.Duration // a payment with all that hangs on it, once its last event is as old

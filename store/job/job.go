@@ -9,6 +9,14 @@ type DeliverMail struct {
 // Kind names the job in the queue.
 func (DeliverMail) Kind() string { return "deliver_mail" }
 
+// DeliverMails makes a DeliverMail for each of the notifications, due at the same moment, that are still held then.
+type DeliverMails struct {
+	NotificationIDs []string `json:"notification_ids"`
+}
+
+// Kind names the job in the queue.
+func (DeliverMails) Kind() string { return "deliver_mails" }
+
 // LookUpContact asks the provider's API for what the events of a payment do not say: the customer's address and
 // language, the invoice.
 type LookUpContact struct {
