@@ -35,8 +35,10 @@ func TestAPaymentTellsItsWholeStory(t *testing.T) {
 	b.save(store.Changes{Notifications: []store.Notification{mail}})
 	inbox := notification("nt_2", second, store.ChannelInbox, store.Delivered)
 	sent, read := start.Add(-2*time.Hour+time.Second), start.Add(-90*time.Minute)
-	inbox.CreatedAt, inbox.SentAt, inbox.ReadAt, inbox.UpdatedAt = sent, &sent, &read, read
+	inbox.CreatedAt, inbox.SentAt, inbox.UpdatedAt = sent, &sent, read
 	b.save(store.Changes{Notifications: []store.Notification{inbox}})
+	_, err = b.store.Pool().Exec(t.Context(), `UPDATE notifications SET read_at = $1 WHERE id = 'nt_2'`, read)
+	require.NoError(t, err)
 
 	m := b.get("/v1/payments/pi_1").json(t)
 	require.Equal(t, "payment", m["object"])

@@ -197,7 +197,7 @@ func weak(evidence []string) bool {
 
 // invoiceUnsaid tells whether only charges are known, of API versions that no longer say if they belong to an invoice. Any
 // word of the intent, a read of it by API too, settles it.
-func invoiceUnsaid(facts []Fact) bool {
+func invoiceUnsaid(facts []*Fact) bool {
 	charge := false
 	for _, f := range facts {
 		if f.Object != "charge" || f.Invoice != "" || f.APIVersion < invoiceGoneVersion {
@@ -209,7 +209,7 @@ func invoiceUnsaid(facts []Fact) bool {
 }
 
 // deriveInvoice works out an invoice's state from its facts: the newest word stands, and what is settled stays settled.
-func deriveInvoice(k PaymentKey, facts []Fact) store.Invoice {
+func deriveInvoice(k PaymentKey, facts []*Fact) store.Invoice {
 	inv := store.Invoice{PaymentKey: k}
 	for _, f := range inOrder(facts) {
 		set(&inv.BillingReason, f.BillingReason)

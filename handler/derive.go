@@ -71,7 +71,7 @@ var kinds = map[decline.Source]map[string]eventKind{
 // objectPayout marks money on its way out to a payee: recorded, but nobody's declined payment.
 const objectPayout = "payout"
 
-func kindOf(f Fact) eventKind {
+func kindOf(f *Fact) eventKind {
 	if f.Object == objectPayout {
 		return kindOther
 	}
@@ -82,7 +82,7 @@ func kindOf(f Fact) eventKind {
 	return kind
 }
 
-func isFrame(f Fact) bool { return f.Source == string(decline.Frame) }
+func isFrame(f *Fact) bool { return f.Source == string(decline.Frame) }
 
 // Derived is what the facts of one payment come to.
 type Derived struct {
@@ -97,8 +97,8 @@ type Derived struct {
 // attempt is a failed attempt with the facts that report it.
 type attempt struct {
 	key     string
-	facts   []Fact // charge's first, newest first
-	signals []Fact // Frame's fraud statuses on events that report no failure
+	facts   []*Fact // charge's first, newest first
+	signals []*Fact // Frame's fraud statuses on events that report no failure
 	created int64
 	row     *store.Attempt
 	verdict decline.Verdict
@@ -107,6 +107,14 @@ type attempt struct {
 // Derive works out attempts, verdicts and state from all the facts of one payment. The result is a function of the set
 // of facts: their order, and which of them came first, do not matter (but for ReceivedAt, which is a fact itself).
 func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Rules) Derived {
+	of := make([]*Fact, len(facts))
+	for i := range facts {
+		of[i] = &facts[i]
+	}
+	return deriveFacts(k, of, invoice, rules)
+}
+
+func deriveFacts(k PaymentKey, facts []*Fact, invoice *store.Invoice, rules decline.Rules) Derived {
 	facts = inOrder(facts)
 	d := Derived{Payment: store.Payment{PaymentKey: k}, invoiceUnsaid: invoiceUnsaid(facts)}
 	d.settled = invoice != nil && invoice.SettledCreated > 0
@@ -135,9 +143,9 @@ func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Ru
 
 // inOrder sorts facts by (created, event id), the fixed total order over any set of events, and two renderings of one
 // event by version: the newer is the richer. The type only matters to template data, which repeats ids.
-func inOrder(facts []Fact) []Fact {
+func inOrder(facts []*Fact) []*Fact {
 	facts = slices.Clone(facts)
-	slices.SortFunc(facts, func(a, b Fact) int {
+	slices.SortFunc(facts, func(a, b *Fact) int {
 		return cmp.Or(cmp.Compare(a.Created, b.Created), strings.Compare(a.EventID, b.EventID),
 			strings.Compare(a.APIVersion, b.APIVersion), strings.Compare(a.EventType, b.EventType))
 	})
@@ -146,7 +154,7 @@ func inOrder(facts []Fact) []Fact {
 
 // state derives the payment's state. A success absorbs everything; pending when the newest intent event, ties included,
 // is one that waits.
-func state(facts []Fact) string {
+func state(facts []*Fact) string {
 	var failed, succeeded, canceled bool
 	var newestPending, newestFailed int64 = -1, -1
 	for _, f := range facts {
@@ -182,7 +190,7 @@ func state(facts []Fact) string {
 }
 
 // describe fills in what the payment's facts say of it as a whole. Facts come sorted, so the newest word stands.
-func describe(p *store.Payment, facts []Fact) {
+func describe(p *store.Payment, facts []*Fact) {
 	for _, f := range facts {
 		set(&p.PaymentIntent, f.PaymentIntent)
 		set(&p.Customer, f.Customer)
@@ -223,9 +231,9 @@ func neverTwin(code string) bool {
 }
 
 // failedAttempts groups the failure facts by attempt, oldest attempt first.
-func failedAttempts(facts []Fact) []*attempt {
+func failedAttempts(facts []*Fact) []*attempt {
 	byKey := make(map[string]*attempt)
-	add := func(key string, f Fact) {
+	add := func(key string, f *Fact) {
 		a := byKey[key]
 		if a == nil {
 			a = &attempt{key: key, created: f.Created}
@@ -249,7 +257,7 @@ func failedAttempts(facts []Fact) []*attempt {
 		}
 	}
 	// The first claimant of a charge whose own event is not here stands for it.
-	anchors := make(map[string]Fact)
+	anchors := make(map[string]*Fact)
 	for key, a := range byKey {
 		anchors[key] = a.facts[0]
 	}
@@ -302,7 +310,7 @@ func failedAttempts(facts []Fact) []*attempt {
 	attempts := make([]*attempt, 0, len(byKey))
 	for _, a := range byKey {
 		// The charge's facts first, then the intent's, each newest first: the order in which fields are taken.
-		slices.SortStableFunc(a.facts, func(x, y Fact) int {
+		slices.SortStableFunc(a.facts, func(x, y *Fact) int {
 			return cmp.Or(cmp.Compare(rank(x), rank(y)), cmp.Compare(y.Created, x.Created),
 				strings.Compare(y.EventID, x.EventID), strings.Compare(y.APIVersion, x.APIVersion))
 		})
@@ -317,7 +325,7 @@ func failedAttempts(facts []Fact) []*attempt {
 
 // wrapped names the attempt of a Frame transfer or intent that does not say which charge it wraps: the charge of the
 // payment that is nearest in time, the earlier of two as near, and one provisional attempt while there is none.
-func wrapped(charges map[string]Fact, f Fact) string {
+func wrapped(charges map[string]*Fact, f *Fact) string {
 	best := ""
 	for charge, anchor := range charges {
 		if best == "" || cmp.Or(cmp.Compare(apart(anchor, f), apart(charges[best], f)),
@@ -328,7 +336,7 @@ func wrapped(charges map[string]Fact, f Fact) string {
 	return cmp.Or(best, "pm:intent")
 }
 
-func apart(a, b Fact) int64 { return max(a.Created-b.Created, b.Created-a.Created) }
+func apart(a, b *Fact) int64 { return max(a.Created-b.Created, b.Created-a.Created) }
 
 func (a *attempt) firstEvent() string {
 	id := a.facts[0].EventID
@@ -339,7 +347,7 @@ func (a *attempt) firstEvent() string {
 }
 
 // wrappedSuccess is the same for a success: a transfer and its charge tell of one.
-func wrappedSuccess(facts []Fact) string {
+func wrappedSuccess(facts []*Fact) string {
 	for _, f := range facts {
 		if kindOf(f) == kindSucceeded && f.Charge != "" {
 			return f.Charge
@@ -348,7 +356,7 @@ func wrappedSuccess(facts []Fact) string {
 	return "pm:success"
 }
 
-func rank(f Fact) int {
+func rank(f *Fact) int {
 	if kindOf(f) == kindChargeFailed {
 		return 0
 	}
@@ -362,7 +370,7 @@ func set2(m map[string]string, key, value string) {
 	}
 }
 
-func sameAttempt(anchor, f Fact) bool {
+func sameAttempt(anchor, f *Fact) bool {
 	apart := anchor.Created - f.Created
 	methods := anchor.MethodID == "" || f.MethodID == "" || anchor.MethodID == f.MethodID
 	return methods && apart <= twinWindow && apart >= -twinWindow
@@ -374,7 +382,7 @@ func awaitsCharge(a *attempt) bool {
 }
 
 // fill takes each field from the first fact that has it: the charge's own word before the intent's.
-func fill(row *store.Attempt, facts []Fact) {
+func fill(row *store.Attempt, facts []*Fact) {
 	var occurred int64
 	seen := make(map[string]bool)
 	for i, f := range facts {
@@ -459,7 +467,7 @@ func verdict(a *attempt, used int, rules decline.Rules) decline.Verdict {
 	return v
 }
 
-func classifiable(f Fact, used int, occurred int64) decline.Facts {
+func classifiable(f *Fact, used int, occurred int64) decline.Facts {
 	c := decline.Facts{
 		Source:             decline.Source(f.Source),
 		FailureCode:        f.FailureCode,
@@ -527,8 +535,8 @@ func fillVerdict(row *store.Attempt, v decline.Verdict) {
 }
 
 // succeededAttempts keeps each success once per charge, with the card facts that rates are computed from.
-func succeededAttempts(k PaymentKey, facts []Fact) []store.Attempt {
-	byKey := make(map[string][]Fact)
+func succeededAttempts(k PaymentKey, facts []*Fact) []store.Attempt {
+	byKey := make(map[string][]*Fact)
 	for _, f := range facts {
 		if kindOf(f) == kindSucceeded {
 			key := cmp.Or(f.Charge, f.LatestCharge, f.ObjectID)
@@ -540,7 +548,7 @@ func succeededAttempts(k PaymentKey, facts []Fact) []store.Attempt {
 	}
 	attempts := make([]store.Attempt, 0, len(byKey))
 	for key, of := range byKey {
-		slices.SortStableFunc(of, func(a, b Fact) int {
+		slices.SortStableFunc(of, func(a, b *Fact) int {
 			return cmp.Or(-cmp.Compare(len(a.Charge), len(b.Charge)), cmp.Compare(b.Created, a.Created), strings.Compare(b.EventID, a.EventID))
 		})
 		row := store.Attempt{PaymentKey: k, AttemptKey: key, Result: AttemptSucceeded}

@@ -42,7 +42,7 @@ var offCycles = map[string]bool{
 
 // presence climbs the evidence ladder of design §5 for one attempt; the first rung that bears decides. all are the
 // payment's facts, invoiceID the invoice that it belongs to, if any, and invoice its state, if known.
-func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) (verdict string, evidence []string) {
+func presence(a *attempt, all []*Fact, invoiceID string, invoice *store.Invoice) (verdict string, evidence []string) {
 	says := func(verdict, rung, weight string) (string, []string) {
 		return verdict, []string{rung + "=" + weight}
 	}
@@ -54,7 +54,7 @@ func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) 
 			return says(all[i].Session, "metadata", "strong")
 		}
 	}
-	any := func(test func(Fact) bool) bool {
+	any := func(test func(*Fact) bool) bool {
 		for _, f := range a.facts {
 			if test(f) {
 				return true
@@ -63,7 +63,7 @@ func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) 
 		return false
 	}
 	code := func(codes ...string) bool {
-		return any(func(f Fact) bool {
+		return any(func(f *Fact) bool {
 			for _, c := range codes {
 				if f.ErrorCode == c || f.DeclineCode == c || f.FailureCode == c || f.OutcomeReason == c {
 					return true
@@ -75,36 +75,36 @@ func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) 
 	linked := invoiceID != ""
 
 	// 2.
-	if any(func(f Fact) bool { return f.MethodType == "card_present" || f.MethodType == "interac_present" }) {
+	if any(func(f *Fact) bool { return f.MethodType == "card_present" || f.MethodType == "interac_present" }) {
 		return says(InPerson, "in_person", "strong")
 	}
 	// 3. Nobody is there when a debit bounces days later, nor when the news is old.
-	if any(func(f Fact) bool { return bankDebits[f.MethodType] }) {
+	if any(func(f *Fact) bool { return bankDebits[f.MethodType] }) {
 		return says(OffSession, "bank_debit", "strong")
 	}
 	if late(a.facts) {
 		return says(OffSession, "late_event", "strong")
 	}
 	if isFrame(a.facts[0]) { // its objects say no more than this
-		if any(func(f Fact) bool { return f.Agreement }) {
+		if any(func(f *Fact) bool { return f.Agreement }) {
 			return says(OffSession, "billing_agreement", "strong")
 		}
 		return Unseen, nil
 	}
-	if any(func(f Fact) bool { return f.Moto }) {
+	if any(func(f *Fact) bool { return f.Moto }) {
 		return says(OffSession, "moto", "strong") // typed by staff; the customer is on the telephone at best
 	}
 	// 4. Something that only a person at a page brings about.
 	switch {
 	case code("payment_intent_authentication_failure"):
 		return says(OnSession, "authentication_failure", "strong")
-	case any(func(f Fact) bool {
+	case any(func(f *Fact) bool {
 		return strings.HasPrefix(f.ThreeDSecure, "failed") || f.ThreeDSecureFlow == "challenge"
 	}):
 		return says(OnSession, "three_d_secure", "strong")
 	case !linked && actedBefore(a, all):
 		return says(OnSession, "requires_action", "strong")
-	case code("payment_method_customer_decline"), any(func(f Fact) bool { return strings.HasSuffix(f.ErrorCode, "_attempt_expired") }):
+	case code("payment_method_customer_decline"), any(func(f *Fact) bool { return strings.HasSuffix(f.ErrorCode, "_attempt_expired") }):
 		return says(OnSession, "redirect_left", "strong")
 	case strings.HasPrefix(orderReference(all), "cs_"):
 		return says(OnSession, "checkout_session", "strong")
@@ -119,46 +119,46 @@ func presence(a *attempt, all []Fact, invoiceID string, invoice *store.Invoice) 
 		}
 	}
 	// 6. Stripe acted by itself.
-	if any(func(f Fact) bool { return f.RequestOrigin == "none" }) {
+	if any(func(f *Fact) bool { return f.RequestOrigin == "none" }) {
 		return says(OffSession, "request_none", "strong")
 	}
 	// 7.
-	if any(func(f Fact) bool {
+	if any(func(f *Fact) bool {
 		return mandateCodes[f.ErrorCode] || mandateCodes[f.DeclineCode] || mandateCodes[f.FailureCode]
 	}) {
 		return says(OffSession, "mandate", "strong")
 	}
 	// 8. off_session=true gives this code where the issuer wants the customer there.
-	if code("authentication_required") && !any(func(f Fact) bool { return f.ThreeDSecure != "" }) {
+	if code("authentication_required") && !any(func(f *Fact) bool { return f.ThreeDSecure != "" }) {
 		return says(OffSession, "authentication_required", "strong")
 	}
 	// 9. Stripe refuses off_session=true together with setup_future_usage; billing's own intents carry it too.
-	if !linked && intentSays(a, all, func(f Fact) bool { return f.SetupFutureUsage != "" }) {
+	if !linked && intentSays(a, all, func(f *Fact) bool { return f.SetupFutureUsage != "" }) {
 		return says(OnSession, "setup_future_usage", "strong")
 	}
 	// 10. A method nobody kept, or one made just now, or a security code that somebody typed.
 	switch {
-	case any(func(f Fact) bool { return f.MethodSaved == "no" }):
+	case any(func(f *Fact) bool { return f.MethodSaved == "no" }):
 		return says(OnSession, "unsaved_method", "strong")
-	case any(func(f Fact) bool {
+	case any(func(f *Fact) bool {
 		return f.MethodCreated > 0 && f.Created-f.MethodCreated >= 0 && f.Created-f.MethodCreated <= freshMethod
 	}):
 		return says(OnSession, "fresh_method", "strong")
-	case any(func(f Fact) bool { return rank(f) == 0 && cvcGiven(f.CVCCheck) }):
+	case any(func(f *Fact) bool { return rank(f) == 0 && cvcGiven(f.CVCCheck) }):
 		return says(OnSession, "cvc_check", "strong")
 	}
 	// 11. A kept method, charged without a security code: one-click checkout looks the same, so it is weak.
-	if any(func(f Fact) bool { return f.MethodSaved == "yes" || f.Customer != "" && f.MethodID != "" }) &&
-		any(func(f Fact) bool { return f.Customer != "" }) &&
-		any(func(f Fact) bool { return rank(f) == 0 }) &&
-		!any(func(f Fact) bool { return f.Wallet != "" }) {
+	if any(func(f *Fact) bool { return f.MethodSaved == "yes" || f.Customer != "" && f.MethodID != "" }) &&
+		any(func(f *Fact) bool { return f.Customer != "" }) &&
+		any(func(f *Fact) bool { return rank(f) == 0 }) &&
+		!any(func(f *Fact) bool { return f.Wallet != "" }) {
 		return says(OffSession, "saved_method", "weak")
 	}
 	return Unseen, nil
 }
 
 // orderReference is what the newest event that has one says: it belongs to the payment, not to an attempt.
-func orderReference(all []Fact) string {
+func orderReference(all []*Fact) string {
 	reference := ""
 	for _, f := range all {
 		set(&reference, f.OrderReference)
@@ -170,7 +170,7 @@ func orderReference(all []Fact) string {
 func cvcGiven(check string) bool { return check == "pass" || check == "fail" || check == "unavailable" }
 
 // late tells whether even the first event of the attempt reached us long after it was made.
-func late(facts []Fact) bool {
+func late(facts []*Fact) bool {
 	for _, f := range facts {
 		if f.ReceivedAt.Sub(time.Unix(f.Created, 0)) <= absentAfter {
 			return false
@@ -180,7 +180,7 @@ func late(facts []Fact) bool {
 }
 
 // actedBefore tells whether the intent asked for the customer's action shortly before the attempt failed.
-func actedBefore(a *attempt, all []Fact) bool {
+func actedBefore(a *attempt, all []*Fact) bool {
 	for _, f := range all {
 		if f.EventType == "payment_intent.requires_action" && f.Created <= a.created && a.created-f.Created <= int64(absentAfter/time.Second) {
 			return true
@@ -191,7 +191,7 @@ func actedBefore(a *attempt, all []Fact) bool {
 
 // intentSays looks at the intent's own facts: those of the attempt, or any of the payment where the attempt has only
 // its charge's.
-func intentSays(a *attempt, all []Fact, test func(Fact) bool) bool {
+func intentSays(a *attempt, all []*Fact, test func(*Fact) bool) bool {
 	for _, f := range a.facts {
 		if test(f) {
 			return true

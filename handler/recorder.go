@@ -262,10 +262,11 @@ func storable(s string) string {
 // record derives what a group comes to, and saves it.
 func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waiting) ([]recordedFailure, error) {
 	out := outcome{due: make(map[time.Time][]string)}
-	var facts []Fact
+	var facts []*Fact
 	payments, invoices := make(map[PaymentKey]bool), make(map[PaymentKey]bool)
 	for _, w := range group {
-		for _, f := range w.delivery.Facts {
+		for i := range w.delivery.Facts {
+			f := &w.delivery.Facts[i]
 			facts = append(facts, f)
 			if filedUnderInvoice(f) {
 				invoices[f.PaymentKey] = true
@@ -313,7 +314,7 @@ type outcome struct {
 }
 
 // filedUnderInvoice tells whether a fact is an invoice's own, not a payment's.
-func filedUnderInvoice(f Fact) bool { return f.Object == "invoice" && f.PaymentID == f.Invoice }
+func filedUnderInvoice(f *Fact) bool { return f.Object == "invoice" && f.PaymentID == f.Invoice }
 
 // recordedFailure is a failed attempt that was not known before.
 type recordedFailure struct {
@@ -321,7 +322,7 @@ type recordedFailure struct {
 	unrecognized bool // the catalog does not know its code
 }
 
-func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, payments, invoices map[PaymentKey]bool,
+func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []*Fact, payments, invoices map[PaymentKey]bool,
 	out *outcome) error {
 	invoiceKeys := slices.Collect(maps.Keys(invoices))
 	linked, err := in.LockInvoices(ctx, invoiceKeys)
@@ -351,7 +352,7 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []Fact, p
 func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, out *outcome) {
 	now := r.store.Now()
 	k := p.Payment.PaymentKey
-	d := Derive(k, p.Facts, r.invoiceOf(p, loaded), r.policy.Rules)
+	d := deriveFacts(k, p.Facts, r.invoiceOf(p, loaded), r.policy.Rules)
 	d.Payment.CreatedAt, d.Payment.UpdatedAt = p.Payment.CreatedAt, now
 	out.Payments = append(out.Payments, d.Payment)
 

@@ -25,7 +25,7 @@ CREATE TABLE facts (
     created     bigint      NOT NULL, -- Unix seconds, the event's
     received_at timestamptz NOT NULL, -- first receipt, frozen
     contact     bytea,                -- sealed addresses; null when there is none, or erased
-    detail      json        NOT NULL, -- store.Fact; what is empty is left out
+    detail      text        NOT NULL, -- store.Fact as JSON; what is empty is left out
     PRIMARY KEY (payment_id, source, account, livemode, event_id, event_type, api_version)
 );
 
@@ -89,7 +89,7 @@ CREATE TABLE attempts (
     fingerprint text NOT NULL,
     network_decline_code text NOT NULL,
 
-    detail json NOT NULL -- store.Attempt; what is empty is left out
+    detail text NOT NULL -- store.Attempt as JSON; what is empty is left out
 ) WITH (fillfactor = 80);
 CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
 CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';
@@ -112,14 +112,14 @@ CREATE TABLE notifications (
     due_at     timestamptz NOT NULL,
     next_try_at timestamptz,    -- not before this: a server's "not now", or a limit; due_at is never moved by it
     sent_at    timestamptz,
-    owner      bigint NOT NULL, -- process that has claimed it; 0 none
-    tries      bigint NOT NULL,
+    owner      bigint NOT NULL DEFAULT 0, -- process that has claimed it; 0 none
+    tries      bigint NOT NULL DEFAULT 0,
     message_id text   NOT NULL, -- fixed at insert
     customer   text   NOT NULL,
     locale     text   NOT NULL,
     shown_code text   NOT NULL, -- the customer-safe code that was shown
     mailbox    bytea,           -- keyed hash of the normalised mailbox that it went to
-    new_mailbox boolean NOT NULL, -- that mailbox was unknown before the hour
+    new_mailbox boolean NOT NULL DEFAULT false, -- that mailbox was unknown before the hour
     read_at    timestamptz,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL

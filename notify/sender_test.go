@@ -120,7 +120,7 @@ func (b *bench) failing(t *testing.T, payment, email string) string {
 	}
 	id := b.store.NotificationID(k, store.ChannelEmail, "first", "")
 	err := b.store.InIngest(t.Context(), func(in *store.Ingest) error {
-		loaded, err := in.Load(t.Context(), []store.PaymentKey{k}, nil, []store.Fact{f}, false)
+		loaded, err := in.Load(t.Context(), []store.PaymentKey{k}, nil, []*store.Fact{&f}, false)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,11 +29,22 @@ type column struct {
 	detail []detailField // of the column that holds the rest
 }
 
-// detailColumn holds, as JSON, what is only ever read together with its row.
+// detailColumn holds, as JSON, what is only ever read together with its row. Its type is text: we write the JSON, and to have
+// each row's checked again would cost more than an index.
 const detailColumn = "detail"
 
 func newTable[T any](name string) table[T] {
-	t := table[T]{name: name, columns: columnsOf(reflect.TypeFor[T]())}
+	return table[T]{name: name, columns: columnsOf(reflect.TypeFor[T]())}.written()
+}
+
+// without is the table for rows in which some columns keep their defaults.
+func (t table[T]) without(names ...string) table[T] {
+	t.columns = slices.DeleteFunc(slices.Clone(t.columns), func(c column) bool { return slices.Contains(names, c.name) })
+	return t.written()
+}
+
+// written works out the texts that the statements are made of.
+func (t table[T]) written() table[T] {
 	var names, arrays []string
 	for i, c := range t.columns {
 		names = append(names, c.name)
@@ -52,7 +64,7 @@ var (
 func columnsOf(t reflect.Type) []column {
 	columns, details := fieldsOf(t, nil)
 	if len(details) > 0 {
-		columns = append(columns, column{name: detailColumn, sql: "json", typ: bytesType, detail: details})
+		columns = append(columns, column{name: detailColumn, sql: "text", typ: reflect.TypeFor[string](), detail: details})
 	}
 	return columns
 }
@@ -110,7 +122,7 @@ func (t table[T]) arrays(rows []T) ([]any, error) {
 			if err != nil {
 				return nil, fmt.Errorf("writing %s: %w", t.name, err)
 			}
-			out.Index(r).SetBytes(detail)
+			out.Index(r).SetString(string(detail))
 		}
 		args[i] = out.Interface()
 	}
@@ -144,11 +156,7 @@ func (t table[T]) selected(alias string) string {
 func (t table[T]) excluded(but ...string) string {
 	var sets []string
 	for _, c := range t.columns {
-		kept := false
-		for _, b := range but {
-			kept = kept || b == c.name
-		}
-		if !kept {
+		if !slices.Contains(but, c.name) {
 			sets = append(sets, c.name+" = EXCLUDED."+c.name)
 		}
 	}

@@ -60,7 +60,6 @@ func (s *Store) queueCustomer(b *pgx.Batch, c Customer) {
 	if err != nil {
 		sealed = nil
 	}
-	b.Queue(holdErasures, int64(erasureLock))
 	b.Queue(`INSERT INTO customers AS c (customer_id, source, account, livemode, record_created, record_event, deleted, contact, locale)
 		SELECT $1::text, $2::text, $3::text, $4::boolean, $5::bigint, $6::text, $7::boolean, $8::bytea, $9::text
 		WHERE NOT EXISTS (SELECT FROM tombstones WHERE hash = $10)
@@ -71,7 +70,6 @@ func (s *Store) queueCustomer(b *pgx.Batch, c Customer) {
 }
 
 func (s *Store) queueQuarantine(b *pgx.Batch, q Quarantined) {
-	b.Queue(holdErasures, int64(erasureLock))
 	b.Queue(`INSERT INTO quarantine (id, source, event_id, event_type, reason, body, received_at)
 		SELECT $1::text, $2::text, $3::text, $4::text, $5::text,
 			CASE WHEN NOT EXISTS (SELECT FROM tombstones WHERE hash = ANY($8)) THEN $6::bytea END, $7::timestamptz
@@ -108,7 +106,7 @@ func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, ti
 func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (Recipient, error) {
 	var r Recipient
 	var inFacts Contact
-	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail->>'locale', '') FROM facts
+	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail::json->>'locale', '') FROM facts
 		WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4
 		ORDER BY created DESC, event_id DESC, api_version DESC`, k.PaymentID, k.Source, k.Account, k.Livemode)
 	if err != nil {

@@ -90,7 +90,7 @@ func (w *erasing) find(ctx context.Context) error {
 	}
 	// The tables are read as a whole: it is seldom, locks nothing, and an index would cost every event.
 	keys, err := collected[PaymentKey](w.store.pool.Query(ctx, `
-		SELECT payment_id, source, account, livemode FROM facts WHERE detail->>'customer' = ANY($1)
+		SELECT payment_id, source, account, livemode FROM facts WHERE detail::json->>'customer' = ANY($1)
 		UNION SELECT payment_id, source, account, livemode FROM payments WHERE customer = ANY($1)
 		UNION SELECT payment_id, source, account, livemode FROM attempts WHERE customer = ANY($1)
 		UNION SELECT payment_id, source, account, livemode FROM notifications WHERE customer = ANY($1)`, ids))
@@ -123,7 +123,7 @@ func (w *erasing) findMailbox(ctx context.Context) error {
 			[]any{w.store.HashMailbox(w.Mailbox)}},
 		{"customers", `SELECT '' AS payment_id, source, account, livemode, customer_id AS customer, contact FROM customers WHERE contact IS NOT NULL`, nil},
 		{"contacts", `SELECT '' AS payment_id, source, account, livemode, customer_id AS customer, contact FROM contacts WHERE contact IS NOT NULL`, nil},
-		{"facts", `SELECT payment_id, source, account, livemode, coalesce(detail->>'customer', '') AS customer, contact FROM facts WHERE contact IS NOT NULL`, nil},
+		{"facts", `SELECT payment_id, source, account, livemode, coalesce(detail::json->>'customer', '') AS customer, contact FROM facts WHERE contact IS NOT NULL`, nil},
 	} {
 		rows, err := w.store.pool.Query(ctx, from.sql, from.args...)
 		if err != nil {

@@ -21,6 +21,8 @@ var (
 	paymentTable      = newTable[Payment]("payments")
 	attemptTable      = newTable[Attempt]("attempts")
 	notificationTable = newTable[Notification]("notifications")
+	// newNotifications leaves out what only a sender or a reader sets: each column costs every row.
+	newNotifications = notificationTable.without("next_try_at", "owner", "tries", "mailbox", "new_mailbox", "read_at")
 )
 
 // CheckoutChannel is the LISTEN channel that carries the ids of payments whose open checkout streams have news.
@@ -38,7 +40,7 @@ type Ingest struct {
 type Loaded struct {
 	Payments      map[PaymentKey]*LoadedPayment
 	Invoices      map[PaymentKey]*Invoice // as stored; Facts of an invoice in the group are in InvoiceFacts
-	InvoiceFacts  map[PaymentKey][]Fact
+	InvoiceFacts  map[PaymentKey][]*Fact
 	NewFacts      []Fact              // of the group, those that are not stored yet
 	KnownCustomer map[PaymentKey]bool // by customer id as PaymentID: an address of it is stored, or that it was deleted
 }
@@ -46,7 +48,7 @@ type Loaded struct {
 // LoadedPayment is one payment with all that hangs on it.
 type LoadedPayment struct {
 	Payment       Payment // as stored before this group
-	Facts         []Fact  // the group's own included
+	Facts         []*Fact // the group's own included
 	Notifications []Notification
 	AttemptIDs    []string
 	Streams       bool // an open checkout stream waits for news
@@ -63,7 +65,6 @@ type Changes struct {
 	StaleAttempts, StaleNotifications []string
 	Customers                         []Customer
 	Quarantined                       []Quarantined
-	Due                               map[time.Time][]string // held mails that need a job, by when they are due
 	Jobs                              []Job
 	News                              []string // payment ids whose open checkout streams are to be told
 }
@@ -96,17 +97,18 @@ func (in *Ingest) send(ctx context.Context, b *pgx.Batch) error {
 		in.begun = true
 		first := &pgx.Batch{}
 		first.Queue(`BEGIN`)
-		first.Queue(ingestPlans)
+		first.Queue(beginIngest, int64(erasureLock))
 		first.QueuedQueries = append(first.QueuedQueries, b.QueuedQueries...)
 		b = first
 	}
 	return in.conn.SendBatch(ctx, b).Close()
 }
 
-// ingestPlans keeps plans to the indexes, whatever is known of the tables: a fresh database has no statistics to plan by,
-// and a plan that is made anew for each group costs more than running it.
-const ingestPlans = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-	set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+// beginIngest keeps plans to the indexes, whatever is known of the tables: a fresh database has no statistics to plan by,
+// and a plan that is made anew for each group costs more than running it. And it takes its part of the erasureLock.
+const beginIngest = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+	set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+	pg_advisory_xact_lock_shared($1)`
 
 // IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
 func IsDataError(err error) bool {
@@ -185,14 +187,14 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 // Load locks the payments in the one order that every replica uses, and reads all that is known of them and of the
 // invoices, the group's own facts added. The lock comes first: what is read after it cannot change until the commit.
 // Whether the customers are known is asked only where askCustomers.
-func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, facts []Fact, askCustomers bool) (*Loaded, error) {
+func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, facts []*Fact, askCustomers bool) (*Loaded, error) {
 	payments = sorted(payments)
 	l := &Loaded{
 		Payments:      make(map[PaymentKey]*LoadedPayment, len(payments)),
 		Invoices:      make(map[PaymentKey]*Invoice),
-		InvoiceFacts:  make(map[PaymentKey][]Fact),
+		InvoiceFacts:  make(map[PaymentKey][]*Fact),
 		KnownCustomer: make(map[PaymentKey]bool),
-		NewFacts:      make([]Fact, 0, len(facts)),
+		NewFacts:      make([]Fact, 0, len(facts)), // it does not grow: payments point into it
 	}
 	now := in.store.Now()
 	for _, k := range payments {
@@ -213,24 +215,25 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 			return nil, fmt.Errorf("loading %d known payments: %w", len(known), err)
 		}
 	}
-	for i := range facts {
-		f := facts[i]
-		if id := idOf(&f); stored[id] || gone.seen(&f) {
+	facts = slices.Clone(facts)
+	slices.SortStableFunc(facts, func(a, b *Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
+	for _, f := range facts {
+		if id := idOf(f); stored[id] || gone.seen(f) {
 			continue
 		} else {
 			stored[id] = true
 		}
-		gone.anonymise(&f)
-		if f.ReceivedAt.IsZero() {
-			f.ReceivedAt = now
+		l.NewFacts = append(l.NewFacts, *f)
+		own := &l.NewFacts[len(l.NewFacts)-1]
+		gone.anonymise(own)
+		if own.ReceivedAt.IsZero() {
+			own.ReceivedAt = now
 		}
-		if f.Contact, err = in.store.sealContact(f.Addresses, "facts"); err != nil {
+		if own.Contact, err = in.store.sealContact(own.Addresses, "facts"); err != nil {
 			return nil, err
 		}
-		l.NewFacts = append(l.NewFacts, f)
-		l.add(f)
+		l.add(own)
 	}
-	slices.SortStableFunc(l.NewFacts, func(a, b Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
 	return l, nil
 }
 
@@ -242,7 +245,7 @@ type factID struct {
 
 func idOf(f *Fact) factID { return factID{f.PaymentKey, f.EventID, f.EventType, f.APIVersion} }
 
-func (l *Loaded) add(f Fact) {
+func (l *Loaded) add(f *Fact) {
 	if p := l.Payments[f.PaymentKey]; p != nil {
 		p.Facts = append(p.Facts, f)
 	} else {
@@ -252,7 +255,7 @@ func (l *Loaded) add(f Fact) {
 
 // loadPayments locks the payments, and reads the rows of those that have one, which of the customers have an address,
 // and what of the facts was erased.
-func (in *Ingest) loadPayments(ctx context.Context, payments, customers []PaymentKey, facts []Fact, l *Loaded) (known []PaymentKey, gone *tombstones, err error) {
+func (in *Ingest) loadPayments(ctx context.Context, payments, customers []PaymentKey, facts []*Fact, l *Loaded) (known []PaymentKey, gone *tombstones, err error) {
 	locks := make([]int64, len(payments))
 	for i, k := range payments {
 		locks[i] = k.lock()
@@ -303,7 +306,7 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f WHERE f.payment_id = ANY($1)`, append(ids, idsOf(invoices)...)).Query(eachRow(func(f Fact) {
 		if wanted[f.PaymentKey] {
 			stored[idOf(&f)] = true
-			l.add(f)
+			l.add(&f)
 		}
 	}))
 	if len(payments) > 0 {
@@ -353,7 +356,7 @@ func eachRow[T any](do func(T)) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error { return each(rows, do) }
 }
 
-func customersOf(facts []Fact) []PaymentKey {
+func customersOf(facts []*Fact) []PaymentKey {
 	seen := make(map[PaymentKey]bool)
 	for _, f := range facts {
 		if f.Customer != "" {
@@ -380,8 +383,7 @@ var (
 	// What is claimed or over is out of reach: only its sender may still change it.
 	// What a page has shown is the stream's to write down.
 	saveNotifications = `ON CONFLICT (id) DO UPDATE SET ` +
-		notificationTable.excluded("id", "payment_id", "source", "account", "livemode", "next_try_at", "owner", "tries", "message_id", "mailbox",
-			"new_mailbox", "read_at", "created_at", "shown_code", "locale") + `,
+		newNotifications.excluded("id", "payment_id", "source", "account", "livemode", "message_id", "created_at", "shown_code", "locale") + `,
 		shown_code = CASE WHEN notifications.channel = 'checkout' THEN notifications.shown_code ELSE EXCLUDED.shown_code END,
 		locale = CASE WHEN notifications.channel = 'checkout' THEN notifications.locale ELSE EXCLUDED.locale END
 		WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`
@@ -410,7 +412,7 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	if err := attemptTable.queue(b, c.Attempts, saveAttempts); err != nil {
 		return err
 	}
-	if err := notificationTable.queue(b, c.Notifications, saveNotifications); err != nil {
+	if err := newNotifications.queue(b, c.Notifications, saveNotifications); err != nil {
 		return err
 	}
 	for _, cust := range c.Customers {

@@ -20,7 +20,7 @@ const erasureLock = 0x65726173
 const holdErasures = `SELECT pg_advisory_xact_lock_shared($1)`
 
 // queueTombstones asks which of the facts' customers, payments and events are gone.
-func (s *Store) queueTombstones(b *pgx.Batch, facts []Fact) *tombstones {
+func (s *Store) queueTombstones(b *pgx.Batch, facts []*Fact) *tombstones {
 	t := &tombstones{store: s, found: make(map[string]bool)}
 	var asked [][]byte
 	once := make(map[string]bool)
@@ -30,8 +30,7 @@ func (s *Store) queueTombstones(b *pgx.Batch, facts []Fact) *tombstones {
 			asked = append(asked, hash)
 		}
 	}
-	for i := range facts {
-		f := &facts[i]
+	for _, f := range facts {
 		ask(s.paymentTombstone(f.PaymentKey))
 		if f.Customer != "" {
 			ask(s.customerTombstone(f.Customer))
@@ -41,7 +40,6 @@ func (s *Store) queueTombstones(b *pgx.Batch, facts []Fact) *tombstones {
 		}
 	}
 	if len(asked) > 0 {
-		b.Queue(holdErasures, int64(erasureLock))
 		b.Queue(`SELECT hash FROM tombstones WHERE hash = ANY($1)`, asked).Query(func(rows pgx.Rows) error {
 			hashes, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
 			for _, h := range hashes {
