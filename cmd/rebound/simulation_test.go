@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"rebound/store/seal"
+	"rebound/store/storetest"
+)
+
+// The simulation runs the real recorder, sender and watch of up to three processes on a real Postgres, against a provider,
+// a mail server, clocks and faults that are drawn from one seed. Every request to Postgres and every step of a mail is a
+// point where a process stands until the simulation lets it go on: so transactions of two processes interleave, break off
+// and lose their answers in an order that the seed determines, and a seed that fails does so again. (Two at a time: of
+// several that wait for one lock, Postgres alone decides who is next.)
+//
+//	SEEDS=1000 go test ./cmd/rebound -run TestSimulationOf -timeout 1h    many seeds, from SEED or 1 on
+//	SEED=17 go test ./cmd/rebound -run TestSimulationOf -v                one, with all that happened
+const usualSeeds = 4
+
+// simulationStart lies ahead of the wall clock: what River dates by itself is due at once.
+var simulationStart = time.Date(2099, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func TestSimulationOfFaultsEndsInTheTruth(t *testing.T) {
+	t.Parallel()
+	first, seeds := wantedSeeds(t)
+	for seed := first; seed < first+seeds; seed++ {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			log := simulate(t, seed)
+			if seeds == 1 {
+				t.Log("\n" + strings.Join(log, "\n"))
+			}
+		})
+	}
+}
+
+func TestSimulationIsDeterminedByItsSeed(t *testing.T) {
+	t.Parallel()
+	seed, _ := wantedSeeds(t)
+	require.Equal(t, simulate(t, seed), simulate(t, seed))
+}
+
+// wantedSeeds are SEED and those after it, SEEDS in all.
+func wantedSeeds(t *testing.T) (first, n uint64) {
+	seed, seeds := os.Getenv("SEED"), os.Getenv("SEEDS")
+	first, n = 1, usualSeeds
+	var err error
+	if seed != "" {
+		n = 1
+		first, err = strconv.ParseUint(seed, 10, 64)
+		require.NoError(t, err)
+	}
+	if seeds != "" {
+		n, err = strconv.ParseUint(seeds, 10, 64)
+		require.NoError(t, err)
+	}
+	return first, n
+}
+
+// history is one seed's run.
+type history struct {
+	t       *testing.T
+	ctx     context.Context
+	db      *pgxpool.Pool // of the simulation itself: it sees all, and meets no faults
+	keys    []seal.Key
+	rng     *rand.Rand
+	now     atomic.Int64 // Unix microseconds
+	atMost  bool
+	atPeace bool
+
+	events       []worldEvent
+	acknowledged map[int]bool
+	processes    []*process
+	launched     int
+	sink         sink
+
+	claims   map[string]bool   // mails that some process has ever claimed
+	statuses map[string]string // of payments, as of the step before
+	open     map[string]bool   // claims as of the step before
+
+	steps int
+	log   []string
+}
+
+// simulate runs one seed, checks what must hold in the end, and returns all that happened.
+func simulate(t *testing.T, seed uint64) []string {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	s := &history{
+		t: t, ctx: ctx, rng: rand.New(rand.NewPCG(seed, 0x7265626f756e64)),
+		sink:   sink{taken: make(map[string]int), excused: make(map[string]int)},
+		claims: make(map[string]bool), statuses: make(map[string]string), acknowledged: make(map[int]bool),
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("\n%s\nSEED=%d go test ./cmd/rebound -run TestSimulationOf repeats it", strings.Join(s.log, "\n"), seed)
+		}
+		s.killAll()
+	}()
+	s.newDatabase()
+	s.set(simulationStart)
+	s.events = newWorld(s.rng, simulationStart.Unix()-5)
+	s.atMost = s.rng.IntN(3) == 0
+	s.note("%d events, at most once: %v", len(s.events), s.atMost)
+	for range 1 + s.rng.IntN(3) {
+		s.launch()
+	}
+	s.disorder()
+	s.calm()
+	s.check()
+	return s.log
+}
+
+// newDatabase gives the simulation an empty database. Its keys are fixed, so that ids are the same in every run.
+func (s *history) newDatabase() {
+	const wrapped = "AVg8AMlYiR0Fp/1oBR34Zgt7cS0ruEK0CwU0wTcZdWwYdsW22lbtzUyyqE2PKrWnhHs53aPrWq3n/azZxj5H6UY="
+	var err error
+	s.keys, err = seal.ParseKeys(base64.StdEncoding.EncodeToString([]byte("thirty-two bytes of a simulation")))
+	require.NoError(s.t, err)
+	s.db, err = pgxpool.New(s.ctx, storetest.New(s.t))
+	require.NoError(s.t, err)
+	s.t.Cleanup(s.db.Close)
+	s.exec(`INSERT INTO keys (name, wrapped) VALUES ('hash', decode($1, 'base64'))`, wrapped)
+}
+
+// disorder delivers every event at least once while everything fails that can.
+func (s *history) disorder() {
+	undelivered := s.rng.Perm(len(s.events))
+	for range 60 + s.rng.IntN(400) {
+		if len(undelivered) == 0 && s.rng.IntN(60) == 0 {
+			return
+		}
+		p := s.processes[s.rng.IntN(len(s.processes))]
+		switch chance := s.rng.IntN(100); {
+		case chance < 2:
+			s.loseOwner(p)
+		case chance < 8:
+			s.advance([]time.Duration{time.Second, 6 * time.Second, 21 * time.Second, 61 * time.Second}[s.rng.IntN(4)])
+		case chance < 10:
+			s.jump()
+		case p.held != "" && chance < 16:
+			s.crash(p, chance < 13)
+		case p.held != "" && chance < 20:
+			s.release(p, answer{verdict: cutBefore, outcome: s.drawOutcome()})
+		case p.held != "" && chance < 24:
+			s.release(p, answer{verdict: cutAfter, outcome: s.drawOutcome()})
+		case p.held != "":
+			s.release(p, answer{outcome: s.drawOutcome()})
+		case p.task != nil || s.busy() == 2: // it waits for another's lock, or has to
+		case chance < 18:
+			s.deliver(p, s.rng.IntN(len(s.events)))
+		case chance < 50 && len(undelivered) > 0:
+			n := 1 + s.rng.IntN(min(2, len(undelivered)))
+			s.deliver(p, undelivered[:n]...)
+			undelivered = undelivered[n:]
+		case chance < 84:
+			s.mail(p)
+		case chance < 95:
+			s.watch(p)
+		case chance < 98:
+			s.wake(p)
+		default:
+			s.crash(p, false)
+		}
+	}
+}
+
+// calm lets all go on without faults: what was not acknowledged is delivered again, and every mail has its time.
+func (s *history) calm() {
+	s.note("calm")
+	s.atPeace = true
+	s.finishAll()
+	for i := range s.events {
+		for tries := 0; !s.acknowledged[i]; tries++ {
+			require.Less(s.t, tries, 3, "event %s is refused without a fault", s.events[i].name)
+			s.deliver(s.processes[0], i)
+			s.finishAll()
+		}
+	}
+	for quiet, round := 0, 0; quiet < 4; round++ {
+		require.Less(s.t, round, 400, "mails do not come to rest")
+		s.advance(31 * time.Second)
+		for _, p := range s.processes {
+			s.watch(p)
+			s.finishAll()
+			s.wake(p)
+			s.finishAll()
+		}
+		quiet++
+		for s.mail(s.processes[s.rng.IntN(len(s.processes))]) {
+			s.finishAll()
+			quiet = 0
+		}
+		if len(s.open) > 0 || value[int](s, `SELECT count(*) FROM river_job WHERE kind LIKE 'deliver_mail%' AND state <> 'running'`) > 0 {
+			quiet = 0
+		}
+		s.jump()
+	}
+}
+
+// jump moves the clock to the next job.
+func (s *history) jump() {
+	at := value[*time.Time](s, `SELECT min(scheduled_at) FROM river_job WHERE kind LIKE 'deliver_mail%' AND state <> 'running'`)
+	if at != nil && at.After(s.time()) {
+		s.advance(at.Sub(s.time()))
+	}
+}
+
+func (s *history) advance(d time.Duration) {
+	s.set(s.time().Add(d))
+	s.note("clock +%s", d)
+}
+
+func (s *history) time() time.Time  { return time.UnixMicro(s.now.Load()).UTC() }
+func (s *history) set(at time.Time) { s.now.Store(at.UnixMicro()) }
+
+func (s *history) step(format string, args ...any) {
+	s.steps++
+	s.note(format, args...)
+}
+
+func (s *history) note(format string, args ...any) {
+	s.log = append(s.log, fmt.Sprintf("%4d %s  ", s.steps, s.time().Format("15:04:05"))+fmt.Sprintf(format, args...))
+}
+
+func (s *history) killAll() {
+	for len(s.processes) > 0 {
+		s.kill(s.processes[0])
+	}
+}
+
+func (s *history) exec(sql string, args ...any) {
+	_, err := s.db.Exec(s.ctx, sql, args...)
+	require.NoError(s.t, err, sql)
+}
+
+func rows[T any](s *history, read pgx.RowToFunc[T], sql string, args ...any) []T {
+	found, _ := s.db.Query(s.ctx, sql, args...)
+	all, err := pgx.CollectRows(found, read) // reports Query's error too
+	require.NoError(s.t, err, sql)
+	return all
+}
+
+func value[T any](s *history, sql string, args ...any) T {
+	return rows(s, pgx.RowTo[T], sql, args...)[0]
+}
