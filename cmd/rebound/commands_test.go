@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -326,7 +327,9 @@ func TestASecondSignalEndsTheProgramAtOnce(t *testing.T) {
 	half, err := net.Dial("tcp", strings.TrimPrefix(r.public, "http://"))
 	require.NoError(t, err)
 	defer half.Close()
-	_, err = io.WriteString(half, "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{") // holds up the end
+	_, err = io.WriteString(half, "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n") // holds up the end
+	require.NoError(t, err)
+	_, err = bufio.NewReader(half).ReadString('\n') // its handler waits for the body
 	require.NoError(t, err)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	r.log.wait(t, "server.stopping")

@@ -242,8 +242,9 @@ func (s *silence) rows() func(b *bystander) string {
 			length(n.customer), n.locale, n.shown_code, n.owner, n.tries, length(n.message_id), length(n.id), length(n.mailbox), n.created_at, n.updated_at,
 			j.alarms)
 		FROM notifications n LEFT JOIN (
-			SELECT args->>'notification_id' AS id, string_agg(concat_ws(' ', kind, queue, state, scheduled_at, priority, max_attempts), ';' ORDER BY id) AS alarms
-			FROM river_job GROUP BY 1
+			-- Mails that are due at once may share an alarm.
+			SELECT coalesce(args->>'notification_id', shared.id) AS id, string_agg(concat_ws(' ', queue, state, scheduled_at, priority, max_attempts), ';' ORDER BY river_job.id) AS alarms
+			FROM river_job LEFT JOIN LATERAL jsonb_array_elements_text(args->'notification_ids') AS shared(id) ON true GROUP BY 1
 		) j ON j.id = n.id
 		ORDER BY n.payment_id, n.channel, n.template`)
 	require.NoError(s.t, err)

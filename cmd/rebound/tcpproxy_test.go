@@ -19,7 +19,7 @@ type tcpProxy struct {
 
 	mu     sync.Mutex
 	gate   chan struct{} // closed while bytes flow
-	marker []byte        // the next COMMIT of the connection that carried it loses its answer; nil: none
+	marker []byte        // the COMMIT that comes with it loses its answer; nil: none
 	lost   int           // answers lost
 	conns  map[net.Conn]struct{}
 }
@@ -92,7 +92,7 @@ func (p *tcpProxy) pass() {
 	<-gate
 }
 
-// loseCommit cuts the connection that carries marker between its next COMMIT and the answer to it.
+// loseCommit cuts the connection that carries marker once Postgres has committed, before the answer arrives.
 func (p *tcpProxy) loseCommit(marker string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,23 +132,28 @@ func (p *tcpProxy) carry(near net.Conn) {
 		return
 	}
 	defer p.keep(far)()
-	var marked, committing bool // committing: its answer is not to arrive
+	marked := false // its answer is not to arrive
 	up := func(b []byte) bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		marked = marked || p.marker != nil && bytes.Contains(b, p.marker)
-		if marked && bytes.Contains(b, []byte("commit\x00")) {
-			marked, committing, p.marker = false, true, nil
+		if p.marker != nil && bytes.Contains(b, p.marker) {
+			marked, p.marker = true, nil
 		}
 		return true
 	}
-	down := func([]byte) bool {
+	var withheld []byte
+	down := func(b []byte) bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if committing {
-			p.lost++
+		if !marked {
+			return true
 		}
-		return !committing
+		withheld = append(withheld, b...)
+		if !bytes.Contains(withheld, []byte("COMMIT\x00")) {
+			return true
+		}
+		p.lost++
+		return false
 	}
 	var pumps sync.WaitGroup
 	pumps.Go(func() { p.pump(far, near, up) })

@@ -2,6 +2,7 @@ package checkout_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -135,7 +136,7 @@ func (d *database) insert(table string, values map[string]any) {
 	var args []any
 	var name, kind string
 	var nullable bool
-	empty := map[string]any{"text": "", "bigint": 0, "boolean": false, "timestamp with time zone": time.Now(), "json": "{}"}
+	empty := map[string]any{"text": "", "bigint": 0, "boolean": false, "timestamp with time zone": time.Now()}
 	_, err = pgx.ForEachRow(rows, []any{&name, &kind, &nullable}, func() error {
 		value, given := values[name]
 		if !given && nullable {
@@ -143,6 +144,11 @@ func (d *database) insert(table string, values map[string]any) {
 		}
 		if !given {
 			value = empty[kind]
+		}
+		if detail, ok := value.(map[string]any); ok {
+			text, err := json.Marshal(detail)
+			require.NoError(d.t, err)
+			value = string(text)
 		}
 		args = append(args, value)
 		names = append(names, name)
@@ -362,7 +368,7 @@ func TestTheNewestFailedAttemptIsTheState(t *testing.T) {
 	d.attempt(paid, "fl_d", "expired_card", now.Add(-time.Hour))
 	d.attempt(theirs, "fl_z", "expired_card", now.Add(time.Hour))
 	d.insert("attempts", keyed(paid, map[string]any{"id": "fl_s", "result": "succeeded", "occurred_at": now.Add(time.Hour)}))
-	_, err := d.pool.Exec(t.Context(), `UPDATE attempts SET received_at = $1, detail = detail::jsonb || '{"awaits_charge": true, "locale": "fr"}' WHERE id = 'fl_c'`, now)
+	_, err := d.pool.Exec(t.Context(), `UPDATE attempts SET received_at = $1, detail = (detail::jsonb || '{"awaits_charge": true, "locale": "fr"}')::text WHERE id = 'fl_c'`, now)
 	require.NoError(t, err)
 
 	states, err := s.CheckoutStates(t.Context(), []store.PaymentKey{paid, theirs, none, silent})

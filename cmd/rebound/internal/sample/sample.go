@@ -54,6 +54,7 @@ type Payment struct {
 	method  object // the payment method as it stands on the intent
 	details object // payment_method_details of its charge
 	invoice string
+	now     time.Time
 	rng     *rand.Rand
 	lastTry time.Time // of Try
 }
@@ -128,6 +129,7 @@ func newPayment(name string, p Params) *Payment {
 		Currency: "usd",
 		Email:    p.Email,
 		version:  "2024-06-20",
+		now:      p.Now,
 		rng:      rand.New(rand.NewPCG(p.Seed, h.Sum64())), //nolint:gosec // invented ids, not secrets
 	}
 	if p.Amount > 0 {
@@ -151,7 +153,17 @@ func (p *Payment) letters(n int) string {
 	return string(b)
 }
 
-func (p *Payment) id(prefix string) string { return prefix + p.letters(23) }
+// id invents an id as Stripe's are: after the digit come the seconds since mid-2012 and the account's own letters.
+func (p *Payment) id(prefix string) string {
+	if strings.HasSuffix(prefix, "_") {
+		return prefix + p.letters(23)
+	}
+	var stamp [5]byte
+	for i, rest := len(stamp)-1, max(0, p.now.Unix()-1_343_000_000); i >= 0; i-- {
+		stamp[i], rest = alphabet[rest%62], rest/62
+	}
+	return prefix + string(stamp[:]) + "DemoShopAc" + p.letters(8)
+}
 
 // add wraps an object into an event of the payment's API version.
 func (p *Payment) add(eventType string, created time.Time, request string, obj object) string {
