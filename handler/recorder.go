@@ -24,8 +24,10 @@ const (
 	maxGroup = 128
 	// maxWaiting is how many deliveries may wait; beyond it the sender is told to come back.
 	maxWaiting = 2048
-	// committers is how many groups are in the making at a time: while Postgres writes one, the next is derived.
+	// committers is how many groups are in the making at a time: while Postgres writes one, the next is derived. The
+	// second begins only with aside or more deliveries: a group costs nearly as much for one as for a few.
 	committers = 2
+	aside      = 8
 	// commitTimeout bounds one group's transaction, so that a sender has its answer within 5 s whatever Postgres does.
 	commitTimeout = 4 * time.Second
 )
@@ -131,12 +133,12 @@ func (r *Recorder) commitGroups() {
 }
 
 // next waits for a group and marks it as flying; an empty one means the end. While a group is flying, the next begins
-// once as many wait: sooner, it would be small, and small groups cost more than they save.
+// once as many wait, or when it has landed: sooner, it would be small, and small groups cost more than they save.
 func (r *Recorder) next() (group []*waiting) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		if len(r.queue) > 0 && (len(r.queue) >= r.flying || r.closing) {
+		if len(r.queue) > 0 && (r.flying == 0 || len(r.queue) >= max(r.flying, aside) || r.closing) {
 			if group = r.take(); len(group) > 0 {
 				return group
 			}
