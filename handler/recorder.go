@@ -53,7 +53,8 @@ type Recorder struct {
 }
 
 type waiting struct {
-	delivery Delivery
+	delivery Delivery // the caller's again once it is answered
+	touches  []PaymentKey
 	answer   chan error
 }
 
@@ -86,7 +87,7 @@ func (r *Recorder) Record(ctx context.Context, d Delivery) error {
 	if len(d.Facts) == 0 && d.Customer == nil && d.Quarantine == nil {
 		return nil
 	}
-	w := &waiting{delivery: d, answer: make(chan error, 1)}
+	w := &waiting{delivery: d, touches: touches(d), answer: make(chan error, 1)}
 	if !r.enqueue(w) {
 		return ErrBusy
 	}
@@ -160,12 +161,12 @@ func (r *Recorder) take() (group []*waiting) {
 			left = append(left, r.queue[i:]...)
 			break
 		}
-		if slices.ContainsFunc(w.keys(), func(k PaymentKey) bool { return r.busy[k] }) {
+		if slices.ContainsFunc(w.touches, func(k PaymentKey) bool { return r.busy[k] }) {
 			left = append(left, w)
 			continue
 		}
 		group = append(group, w)
-		keys = append(keys, w.keys()...)
+		keys = append(keys, w.touches...)
 	}
 	for _, k := range keys {
 		r.busy[k] = true
@@ -180,16 +181,17 @@ func (r *Recorder) landed(group []*waiting) {
 	defer r.mu.Unlock()
 	r.flying -= len(group)
 	for _, w := range group {
-		for _, k := range w.keys() {
+		for _, k := range w.touches {
 			delete(r.busy, k)
 		}
 	}
 	r.changed.Broadcast()
 }
 
-// keys are the payments and invoices that a delivery touches.
-func (w *waiting) keys() (keys []PaymentKey) {
-	for _, f := range w.delivery.Facts {
+// touches lists the payments and invoices that a delivery is about.
+func touches(d Delivery) (keys []PaymentKey) {
+	for i := range d.Facts {
+		f := &d.Facts[i]
 		keys = append(keys, f.PaymentKey)
 		if f.Invoice != "" {
 			k := f.PaymentKey
