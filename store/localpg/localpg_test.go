@@ -256,7 +256,13 @@ func run(t *testing.T, dir string, uid int) (cmd *exec.Cmd, line string) {
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = stdin.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	t.Cleanup(func() {
+		// Asked, not killed: a server that has lost its program still writes for a while, and its directory goes next.
+		_ = stdin.Close()
+		late := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		defer late.Stop()
+		_ = cmd.Wait()
+	})
 	line, err = bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
 	return cmd, strings.TrimSpace(line)
