@@ -2,8 +2,17 @@ package store
 
 import "time"
 
-// FailuresSQL and InboxSQL are the statements whose plans a test looks at.
+// FailuresSQL is the statement of FailurePage. It and those below are the statements whose plans a test looks at.
 func FailuresSQL(f FailureFilter, after time.Time) (string, []any) { return failuresSQL(f, after) }
 
 // InboxSQL is the statement of InboxPage.
 func InboxSQL(f InboxFilter, after time.Time) (string, []any) { return inboxSQL(f, after) }
+
+// PaymentSQL is the statement by which FindPayment finds its payment.
+func PaymentSQL(paymentID string) (string, []any) { return paymentSQL(paymentID, "", Within{}) }
+
+// NotificationsSQL is the statement by which failures get their notifications; ByIndexes sets how all of them are planned.
+var (
+	NotificationsSQL = notificationsSQL
+	ByIndexes        = byIndexes
+)

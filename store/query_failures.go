@@ -103,16 +103,25 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 			q.and(eq.column + " <> ''")
 		}
 	}
+	at := "a.occurred_at"
+	switch {
+	case f.PaymentID != "" || f.Charge != "":
+		// There are few, but while Postgres believes that there are many it walks all failures, the newest first, until a page
+		// is full. This order has no index.
+		at = "(a.occurred_at + interval '0')"
+	case f.Customer == "" && f.Account != nil && *f.Account != "":
+		q.and("a.account <> ''") // a customer's index is narrower than an account's
+	}
 	if !f.From.IsZero() {
-		q.and("a.occurred_at >= ?", f.From)
+		q.and(at+" >= ?", f.From)
 	}
 	if !f.Before.IsZero() {
-		q.and("a.occurred_at < ?", f.Before)
+		q.and(at+" < ?", f.Before)
 	}
 	if f.After != "" {
-		q.and("(a.occurred_at, a.id) < (?, ?)", after, f.After)
+		q.and("("+at+", a.id) < (?, ?)", after, f.After)
 	}
-	return selectAttempts + " WHERE " + q.String() + " ORDER BY a.occurred_at DESC, a.id DESC LIMIT " + strconv.Itoa(f.Limit+1), q.args
+	return selectAttempts + " WHERE " + q.String() + " ORDER BY " + at + " DESC, a.id DESC LIMIT " + strconv.Itoa(f.Limit+1), q.args
 }
 
 // FailurePage lists failures, newest first, and tells whether older ones follow. It returns ErrNotFound when
@@ -157,18 +166,22 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 	return found[0], s.addNotifications(ctx, s.pool, found)
 }
 
-// addNotifications gives each failure its notifications, by the index on their payments.
+// notificationsSQL reads the notifications of some payments, by the index on the whole key: by the ids alone, of which nobody
+// can say how rare they are before there are statistics, Postgres would prepare for a large part of the table.
+var notificationsSQL = "SELECT " + notificationTable.selected("n") + " FROM " + keyRows + " JOIN notifications n ON " + keyMatch("n", "payment_id") +
+	" ORDER BY n.created_at, n.id"
+
+// addNotifications gives each failure its notifications.
 func (s *Store) addNotifications(ctx context.Context, db querier, failures []Failure) error {
 	if len(failures) == 0 {
 		return nil
 	}
-	payments := make([]string, len(failures))
+	payments := make([]PaymentKey, len(failures))
 	at := make(map[string]int, len(failures))
 	for i, f := range failures {
-		payments[i], at[f.ID] = f.PaymentID, i
+		payments[i], at[f.ID] = f.PaymentKey, i
 	}
-	rows, err := collect[Notification](ctx, db, "SELECT "+listOf[Notification]("n")+` FROM notifications n
-		WHERE n.payment_id = ANY($1) ORDER BY n.created_at, n.id`, payments)
+	rows, err := collect[Notification](ctx, db, notificationsSQL, arraysOf(sorted(payments)).args()...)
 	if err != nil {
 		return fmt.Errorf("reading the notifications of %d failures: %w", len(failures), err)
 	}
@@ -180,12 +193,27 @@ func (s *Store) addNotifications(ctx context.Context, db querier, failures []Fai
 	return nil
 }
 
+// byIndexes plans a question once, not for each of its arguments, which takes longer than to answer it; and it keeps the
+// plan to the order of an index, whatever is known of the tables. Without statistics Postgres expects a large part of a
+// large table: it would read all of a customer's or card's rows to sort them, start workers and compile the plan.
+const byIndexes = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+	set_config('enable_bitmapscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+	set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)`
+
 // querier is a pool or a transaction.
 type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// collect reads rows into structs by the names of their columns.
-func collect[T any](ctx context.Context, db querier, sql string, args ...any) ([]T, error) {
-	return collected[T](db.Query(ctx, sql, args...))
+// collect reads rows into structs by the names of their columns. The settings travel with the question and end with it, or
+// with its transaction.
+func collect[T any](ctx context.Context, db querier, sql string, args ...any) (all []T, err error) {
+	b := &pgx.Batch{}
+	b.Queue(byIndexes)
+	b.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
+		all, err = collected[T](rows, nil)
+		return err
+	})
+	err = db.SendBatch(ctx, b).Close()
+	return all, err
 }

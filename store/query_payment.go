@@ -27,21 +27,27 @@ type SeenEvent struct {
 	ReceivedAt time.Time `db:"received_at"`
 }
 
+// paymentSQL is the statement that finds a payment, the first of its rows. They are few, but with a LIMIT Postgres would
+// walk all payments, the newest first, as long as it does not know that.
+func paymentSQL(paymentID, source string, w Within) (string, []any) {
+	// A row without a status is one that is being made, or of an object that is no payment.
+	q := &question{where: []string{"p.status <> ''"}}
+	q.and("p.payment_id = ?", paymentID)
+	if source != "" {
+		q.and("p.source = ?", source)
+	}
+	q.within(w, "p")
+	return "SELECT " + listOf[Payment]("p") + " FROM payments p WHERE " + q.String() + " ORDER BY p.created_at DESC, p.source, p.account, p.livemode DESC", q.args
+}
+
 // FindPayment reads a payment with its attempts, events and notifications. One id can exist in several sources, accounts
 // and modes; the payment that was first seen last is taken. An empty source is any. ErrNotFound: there is none.
 func (s *Store) FindPayment(ctx context.Context, paymentID, source string, w Within) (PaymentHistory, error) {
 	var h PaymentHistory
 	// One snapshot: the parts would else contradict each other while events come in.
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		// A row without a status is one that is being made, or of an object that is no payment.
-		q := &question{where: []string{"p.status <> ''"}}
-		q.and("p.payment_id = ?", paymentID)
-		if source != "" {
-			q.and("p.source = ?", source)
-		}
-		q.within(w, "p")
-		payments, err := collect[Payment](ctx, tx, "SELECT "+listOf[Payment]("p")+" FROM payments p WHERE "+q.String()+
-			" ORDER BY p.created_at DESC, p.source, p.account, p.livemode DESC LIMIT 1", q.args...)
+		sql, args := paymentSQL(paymentID, source, w)
+		payments, err := collect[Payment](ctx, tx, sql, args...)
 		if err != nil {
 			return err
 		}

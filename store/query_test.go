@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -9,23 +10,30 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rebound/store"
+	"rebound/store/seal"
 	"rebound/store/storetest"
 )
 
-// plan is how Postgres runs a statement whose parameters it does not look at, as it does for one that it has prepared.
-func plan(t *testing.T, conn *pgx.Conn, sql string, args []any) string {
+// plan is how Postgres answers a question.
+func plan(t *testing.T, conn *pgx.Conn, sql string, args int) string {
 	t.Helper()
-	ctx := t.Context()
-	_, err := conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan")
+	tx, err := conn.Begin(t.Context())
 	require.NoError(t, err)
-	rows, err := conn.Query(ctx, "EXPLAIN (COSTS OFF) "+sql, append([]any{pgx.QueryExecModeCacheStatement}, args...)...)
+	defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
+	_, err = tx.Exec(t.Context(), "DEALLOCATE ALL; PREPARE question AS "+sql+"; "+store.ByIndexes)
+	require.NoError(t, err)
+	execute := "EXPLAIN (COSTS OFF) EXECUTE question"
+	if args > 0 {
+		execute += "(NULL" + strings.Repeat(", NULL", args-1) + ")"
+	}
+	rows, err := tx.Query(t.Context(), execute, pgx.QueryExecModeExec)
 	require.NoError(t, err)
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
 	return strings.Join(lines, "\n")
 }
 
-func TestListsAreReadByTheirIndexes(t *testing.T) {
+func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	conn, err := pgx.Connect(ctx, storetest.New(t))
@@ -34,31 +42,79 @@ func TestListsAreReadByTheirIndexes(t *testing.T) {
 	fill(t, conn, 20_000)
 	after := time.Unix(1_700_000_000, 0)
 	account, live := "acct_1", true
-	for _, statistics := range []bool{true, false} {
-		if !statistics { // a fresh database has none
-			_, err := conn.Exec(ctx, "DELETE FROM pg_statistic WHERE starelid IN ('attempts'::regclass, 'payments'::regclass, 'notifications'::regclass)")
-			require.NoError(t, err)
-		}
-		for _, c := range []struct {
-			filter store.FailureFilter
-			index  string
-		}{
-			{store.FailureFilter{Customer: "cus_7"}, "attempts_customer"},
-			{store.FailureFilter{Customer: "cus_7", After: "fl_9", Within: store.Within{Account: &account, Livemode: &live}}, "attempts_customer|attempts_account"},
-			{store.FailureFilter{Charge: "ch_7"}, "attempts_charge"},
-			{store.FailureFilter{PaymentID: "pi_7"}, "attempts_payment"},
-			{store.FailureFilter{}, "attempts_newest"},
-			{store.FailureFilter{After: "fl_9"}, "attempts_newest"},
-		} {
-			c.filter.Limit = 10
-			sql, args := store.FailuresSQL(c.filter, after)
-			got := plan(t, conn, sql, args)
-			require.Regexp(t, c.index, got, "%+v", c.filter)
-			require.NotContains(t, got, "Seq Scan on attempts", "%+v", c.filter)
-		}
-		sql, args := store.InboxSQL(store.InboxFilter{Customer: "cus_7", Limit: 10}, after)
-		require.Contains(t, plan(t, conn, sql, args), "notifications_inbox")
+	type question struct {
+		name, sql string
+		args      int
+		indexes   []string
 	}
+	var questions []question
+	for _, c := range []struct {
+		filter store.FailureFilter
+		index  string
+	}{
+		{store.FailureFilter{Customer: "cus_7"}, "attempts_customer"},
+		{store.FailureFilter{Customer: "cus_7", Category: "fraud_risk", From: after, Before: after}, "attempts_customer"},
+		{store.FailureFilter{Customer: "cus_7", After: "fl_9", Within: store.Within{Account: &account, Livemode: &live}}, "attempts_customer"},
+		{store.FailureFilter{Charge: "ch_7"}, "attempts_charge"},
+		{store.FailureFilter{Charge: "ch_7", After: "fl_9", Within: store.Within{Account: &account, Livemode: &live}}, "attempts_charge"},
+		{store.FailureFilter{PaymentID: "pi_7"}, "attempts_payment"},
+		{store.FailureFilter{PaymentID: "pi_7", Source: "stripe", After: "fl_9"}, "attempts_payment"},
+		{store.FailureFilter{Within: store.Within{Account: &account}}, "attempts_account"},
+		{store.FailureFilter{After: "fl_9", Within: store.Within{Account: &account, Livemode: &live}}, "attempts_account"},
+		{store.FailureFilter{}, "attempts_newest"},
+		{store.FailureFilter{After: "fl_9"}, "attempts_newest"},
+		{store.FailureFilter{From: after, Before: after, Status: "failing"}, "attempts_newest"},
+	} {
+		c.filter.Limit = 10
+		sql, args := store.FailuresSQL(c.filter, after)
+		questions = append(questions, question{fmt.Sprintf("%+v", c.filter), sql, len(args), []string{c.index, "payments_pkey"}})
+	}
+	sql, args := store.InboxSQL(store.InboxFilter{Customer: "cus_7", Limit: 10}, after)
+	questions = append(questions, question{"inbox", sql, len(args), []string{"notifications_inbox", "payments_pkey", "attempts_pkey"}})
+	sql, args = store.PaymentSQL("pi_7")
+	questions = append(questions, question{"payment", sql, len(args), []string{"payments_pkey"}})
+	sql, args = store.CardUsesSQL([]store.Attempt{declined("a"), declined("b")}, ledgerNow)
+	questions = append(questions, question{"ledger", sql, len(args), []string{"attempts_card", "attempts_card_code", "attempts_payment"}},
+		question{"notifications", store.NotificationsSQL, 4, []string{"notifications_payment"}})
+
+	for _, state := range []struct{ name, sql string }{
+		{"with statistics", "ANALYZE attempts, payments, notifications"},
+		{"without", "DELETE FROM pg_statistic WHERE starelid IN (SELECT oid FROM pg_class WHERE relname ~ '^(attempts|payments|notifications)')"},
+		{"of tables that were never counted", "UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname ~ '^(attempts|payments|notifications)'"},
+	} {
+		_, err := conn.Exec(ctx, state.sql)
+		require.NoError(t, err, state.name)
+		for _, q := range questions {
+			got := plan(t, conn, q.sql, q.args)
+			for _, index := range q.indexes {
+				require.Regexp(t, `Index Scan using `+index+` `, got, "%s, %s", state.name, q.name)
+			}
+			require.NotRegexp(t, "Seq Scan|Bitmap|Gather|Hash|Merge", got, "%s, %s", state.name, q.name)
+		}
+	}
+}
+
+func TestAQuestionIsPlannedOnceAndLeavesNoSettingBehind(t *testing.T) {
+	t.Parallel()
+	keys, err := seal.ParseKeys(seal.GenerateKey())
+	require.NoError(t, err)
+	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 1})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	save(t, s, declined("a"))
+	settings := func() (both string) {
+		require.NoError(t, s.Pool().QueryRow(t.Context(), "SELECT current_setting('jit') || current_setting('enable_seqscan')").Scan(&both))
+		return both
+	}
+	before := settings()
+	for range 3 {
+		_, _, err := s.FailurePage(t.Context(), store.FailureFilter{Charge: "ch_a", Limit: 10})
+		require.NoError(t, err)
+	}
+	require.Equal(t, before, settings())
+	var generic, custom int
+	require.NoError(t, s.Pool().QueryRow(t.Context(), "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%a.charge = $1%'").Scan(&generic, &custom))
+	require.Equal(t, []int{3, 0}, []int{generic, custom})
 }
 
 // fill makes n failures of n/20 customers, each with an inbox row.
