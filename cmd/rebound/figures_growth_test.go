@@ -148,13 +148,21 @@ func (a *arena) lookUp(customers, n int) (times []time.Duration, each cpu) {
 	a.t.Helper()
 	var ids []string
 	var id string
-	a.query(fmt.Sprintf(`SELECT copied_id(o.customer, n) FROM (SELECT floor(random() * %d)::bigint AS n FROM generate_series(1, %d)) r
+	a.query(fmt.Sprintf(`SELECT copied_id(o.customer, spread(n)) FROM (SELECT floor(random() * %d)::bigint AS n FROM generate_series(1, %d)) r
 		JOIN originals o ON o.i = n %% %d`, customers, n, originals), func() { ids = append(ids, id) }, &id)
 	require.Len(a.t, ids, n)
 
 	admin := freeAddress(a.t)
 	_, pid, leave := a.enter("rebound", "ADMIN_ADDR="+admin)
 	defer leave()
+	// The port is open before the server is: the first to ask would wait for the rest of its start.
+	require.Eventually(a.t, func() bool {
+		resp, err := http.Get("http://" + admin + "/readyz")
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return err == nil && resp.StatusCode == http.StatusOK
+	}, time.Minute, 50*time.Millisecond)
 	look := func(id string) {
 		req, err := http.NewRequest(http.MethodGet, "http://"+admin+"/v1/failures?customer="+id, nil)
 		require.NoError(a.t, err)
@@ -184,16 +192,21 @@ func (a *arena) lookUp(customers, n int) (times []time.Duration, each cpu) {
 // originals is how many failures are copied.
 const originals = 200
 
-// An id's copy is of the same length, alphabet and prefix (for Stripe's, the digit included), so that it falls among the ids
-// to come.
-const copiedID = `CREATE FUNCTION copied_id(id text, n bigint) RETURNS text LANGUAGE sql IMMUTABLE RETURN
-	(SELECT CASE WHEN id = '' THEN '' ELSE left(left(id, prefix) || CASE WHEN id = lower(id) THEN lower(hash) ELSE hash END, length(id)) END
-	FROM (SELECT translate(encode(sha256(convert_to(id || n, 'UTF8')), 'base64'), '+/=', '') AS hash,
-		strpos(id, '_') + (left(id, 4) IN ('pi_3', 'ch_3', 'pm_1') OR id LIKE 'evt\_3%')::int AS prefix) h)`
+// An id's copy is of the same length, alphabet and prefix (for Stripe's, and ours that are like them, the digit included), so
+// that it falls among the ids to come. It is spread by the number of its payment, or customer, so that an id's copies have as
+// little in common as the payments of a year; what follows tells the rows of one payment from each other.
+const copiedIDs = `
+CREATE FUNCTION spread(n bigint) RETURNS text LANGUAGE sql IMMUTABLE
+	RETURN left(translate(encode(sha256(int8send(n)), 'base64'), '+/=', ''), 12);
+CREATE FUNCTION copied_id(id text, spread text) RETURNS text LANGUAGE sql IMMUTABLE
+	RETURN CASE WHEN id = '' THEN '' ELSE left(overlay(id PLACING CASE WHEN id = lower(id) THEN lower(spread) ELSE spread END
+		FROM strpos(id, '_') + 1 + (substr(id, strpos(id, '_') + 1, 1) IN ('1', '3'))::int), length(id)) END`
 
 // fill takes some failures through the door and copies their rows, in Postgres, until there are as many as wanted: every
-// copy with a payment of its own, four to a customer, spread over the time that failures are kept. It returns how many
-// customers there are; the n-th has the id copied_id(customer of the original, n).
+// copy with a payment of its own, four to a customer, spread over the time that failures are kept. The indexes are made
+// afterwards, which takes a fraction of the time; their pages are then nine tenths full, while of indexes that grow with
+// their table they are about two thirds. It returns how many customers there are; the n-th has the id
+// copied_id(customer of the original, spread(n)).
 func (a *arena) fill(failures int) (customers int) {
 	a.t.Helper()
 	const batch = 10_000
@@ -202,45 +215,84 @@ func (a *arena) fill(failures int) (customers int) {
 	blast(a.t, address, requests(a.t, rand.Uint64()>>33, 2*originals))
 	leave()
 	// Left to itself, Postgres would analyse the tables at some moment of its own.
-	for _, sql := range []string{"ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()", copiedID,
+	for _, sql := range []string{"ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()", copiedIDs,
 		`CREATE TABLE originals AS SELECT row_number() OVER () - 1 AS i, payment_id, customer FROM payments`} {
 		a.exec(sql)
 	}
 	// A customer's failures all have the same original, and lie far from each other.
 	customers = max(failures/4/originals, 1) * originals
 	var statements []string
-	for _, table := range []string{"facts", "payments", "attempts", "notifications"} {
+	for _, table := range grown {
 		statements = append(statements, a.copies(table, customers, failures))
 	}
+	dropped, indexes := a.indexes()
+	a.exec(dropped)
+	a.each((failures+batch-1)/batch, func(db *pgx.Conn, i int) (err error) {
+		for _, sql := range statements {
+			if err == nil {
+				_, err = db.Exec(context.Background(), sql, i*batch, min((i+1)*batch, failures)-1)
+			}
+		}
+		if (i+1)%50 == 0 {
+			a.t.Logf("%d failures after %s", (i+1)*batch, time.Since(begun).Round(time.Second))
+		}
+		return err
+	})
+	a.t.Logf("%d failures without indexes after %s", failures, time.Since(begun).Round(time.Second))
+	a.each(len(indexes), func(db *pgx.Conn, i int) error {
+		_, err := db.Exec(context.Background(), indexes[i])
+		return err
+	})
+	// To make an index counts the rows, which nothing has counted in tables that have grown.
+	a.exec("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE oid IN (SELECT unnest(ARRAY[indrelid, indexrelid]) FROM pg_index WHERE indrelid = " + grownOIDs + ")")
+	a.t.Logf("%d failures of %d customers filled in in %s", failures, customers, time.Since(begun).Round(time.Second))
+	return customers
+}
+
+// each does n pieces of work on two connections. Without merge joins copies are written in the order of their payments.
+func (a *arena) each(n int, work func(db *pgx.Conn, i int) error) {
+	a.t.Helper()
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	for range 2 {
 		db, err := pgx.Connect(context.Background(), a.dsn)
 		require.NoError(a.t, err)
+		_, err = db.Exec(context.Background(), "SET synchronous_commit = off; SET enable_mergejoin = off; SET maintenance_work_mem = '1GB'; SET max_parallel_maintenance_workers = 0")
+		require.NoError(a.t, err)
 		workers.Go(func() {
 			defer db.Close(context.Background())
-			_, err := db.Exec(context.Background(), "SET synchronous_commit = off")
-			for err == nil {
-				last := int(next.Add(batch))
-				if last-batch >= failures {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
 					return
 				}
-				for _, sql := range statements {
-					if _, err = db.Exec(context.Background(), sql, last-batch, min(last, failures)-1); err != nil {
-						break
-					}
-				}
-				if last%(500_000) == 0 {
-					a.t.Logf("%d failures after %s", last, time.Since(begun).Round(time.Second))
+				if err := work(db, i); err != nil {
+					a.t.Errorf("filling the tables: %v", err)
+					return
 				}
 			}
-			a.t.Errorf("filling the tables: %v", err)
 		})
 	}
 	workers.Wait()
 	require.False(a.t, a.t.Failed())
-	a.t.Logf("%d failures of %d customers filled in in %s", failures, customers, time.Since(begun).Round(time.Second))
-	return customers
+}
+
+// grown are the tables that grow with the failures.
+var grown = []string{"facts", "payments", "attempts", "notifications"}
+
+var grownOIDs = "ANY('{" + strings.Join(grown, ",") + "}'::regclass[])"
+
+// indexes is what drops the indexes of the tables that grow, and what makes each anew.
+func (a *arena) indexes() (drop string, create []string) {
+	a.t.Helper()
+	var gone, made string
+	a.query(`SELECT coalesce('ALTER TABLE ' || indrelid::regclass || ' DROP CONSTRAINT ' || conname, 'DROP INDEX ' || indexrelid::regclass) || ';',
+		coalesce('ALTER TABLE ' || indrelid::regclass || ' ADD CONSTRAINT ' || conname || ' ' || pg_get_constraintdef(c.oid), pg_get_indexdef(indexrelid))
+		FROM pg_index LEFT JOIN pg_constraint c ON conindid = indexrelid
+		WHERE indrelid = `+grownOIDs+` ORDER BY conname, indexrelid`, func() {
+		drop, create = drop+gone, append(create, made)
+	}, &gone, &made)
+	return drop, create
 }
 
 // copies is the statement that writes the rows of copies $1 to $2 of a table. It knows columns by their names and types,
@@ -255,9 +307,9 @@ func (a *arena) copies(table string, customers, failures int) string {
 		value := "t." + name
 		switch name {
 		case "id", "payment_id", "payment_intent", "charge", "event_id", "failure_id", "message_id":
-			value = fmt.Sprintf("copied_id(t.%s, n)", name)
+			value = fmt.Sprintf("copied_id(t.%s, payment)", name)
 		case "customer", "method_id", "fingerprint":
-			value = fmt.Sprintf("copied_id(t.%s, n %% %d)", name, customers)
+			value = fmt.Sprintf("copied_id(t.%s, payer)", name)
 		case "contact": // addresses are kept for 30 days
 			value = fmt.Sprintf("CASE WHEN %s < interval '29 days' THEN t.contact END", age)
 		case "status": // the hold of nearly all is over
@@ -277,15 +329,16 @@ func (a *arena) copies(table string, customers, failures int) string {
 		names, values = append(names, name), append(values, value)
 	}, &name, &kind)
 	a.exec(fmt.Sprintf("CREATE TABLE original_%[1]s AS SELECT o.i, t.* FROM %[1]s t JOIN originals o USING (payment_id)", table))
-	return fmt.Sprintf("INSERT INTO %[1]s (%[2]s) SELECT %[3]s FROM generate_series($1::bigint, $2::bigint) n JOIN original_%[1]s t ON t.i = n %% %[4]d",
-		table, strings.Join(names, ", "), strings.Join(values, ", "), originals)
+	return fmt.Sprintf(`INSERT INTO %[1]s (%[2]s) SELECT %[3]s
+		FROM (SELECT n, spread(n) AS payment, spread(n %% %[5]d) AS payer FROM generate_series($1::bigint, $2::bigint) n OFFSET 0) copy
+		JOIN original_%[1]s t ON t.i = n %% %[4]d`, table, strings.Join(names, ", "), strings.Join(values, ", "), originals, customers)
 }
 
 func (a *arena) sizes() string {
 	a.t.Helper()
 	var table strings.Builder
 	fmt.Fprintf(&table, "\n| table | rows | MiB | indexes MiB |\n|---|---|---|---|\n")
-	for _, name := range []string{"facts", "payments", "attempts", "notifications"} {
+	for _, name := range grown {
 		var rows, heap, indexes int
 		a.query(fmt.Sprintf("SELECT count(*), pg_table_size('%[1]s') >> 20, pg_indexes_size('%[1]s') >> 20 FROM %[1]s", name), nil, &rows, &heap, &indexes)
 		fmt.Fprintf(&table, "| %s | %d | %d | %d |\n", name, rows, heap, indexes)
