@@ -18,7 +18,6 @@ type table[T any] struct {
 	name    string
 	columns []column
 	names   string // c1, c2, …
-	unnest  string // unnest($1::text[], …)
 }
 
 type column struct {
@@ -26,6 +25,7 @@ type column struct {
 	index  []int
 	typ    reflect.Type
 	sql    string
+	cast   string        // of the table's column, where text is none without it
 	detail []detailField // of the column that holds the rest
 }
 
@@ -43,15 +43,24 @@ func (t table[T]) without(names ...string) table[T] {
 	return t.written()
 }
 
-// written works out the texts that the statements are made of.
-func (t table[T]) written() table[T] {
-	var names, arrays []string
+// casting is the table in which some columns are of types that have no field's type.
+func (t table[T]) casting(to map[string]string) table[T] {
+	t.columns = slices.Clone(t.columns)
 	for i, c := range t.columns {
+		if to[c.name] != "" {
+			t.columns[i].cast = "::" + to[c.name]
+		}
+	}
+	return t
+}
+
+// written works out the text that statements are made of.
+func (t table[T]) written() table[T] {
+	var names []string
+	for _, c := range t.columns {
 		names = append(names, c.name)
-		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, c.sql))
 	}
 	t.names = strings.Join(names, ", ")
-	t.unnest = "unnest(" + strings.Join(arrays, ", ") + ")"
 	return t
 }
 
@@ -131,7 +140,13 @@ func (t table[T]) arrays(rows []T) ([]any, error) {
 
 // insert is the statement that writes the rows of arrays; tail is its ON CONFLICT part.
 func (t table[T]) insert(tail string) string {
-	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT * FROM " + t.unnest + " " + tail
+	var list, arrays []string
+	for i, c := range t.columns {
+		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, c.sql))
+		list = append(list, "u."+c.name+c.cast)
+	}
+	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT " + strings.Join(list, ", ") +
+		" FROM unnest(" + strings.Join(arrays, ", ") + ") AS u(" + t.names + ") " + tail
 }
 
 // queue adds the statement that writes rows; tail is its ON CONFLICT part. No rows, no statement.
@@ -185,36 +200,108 @@ func each[T any](rows pgx.Rows, do func(T)) error {
 		return err // of a batch that did not get this far: such rows cannot be asked for their fields
 	}
 	byName := namedColumns(reflect.TypeFor[T]())
-	fields := rows.FieldDescriptions()
-	columns, targets := make([]column, len(fields)), make([]any, len(fields))
-	for i, f := range fields {
+	columns := make([]column, len(rows.FieldDescriptions()))
+	for i, f := range rows.FieldDescriptions() {
 		c, ok := byName[f.Name]
 		if !ok {
 			return fmt.Errorf("reading rows: %s has no field for the column %s", reflect.TypeFor[T](), f.Name)
 		}
 		columns[i] = c
 	}
+	take := take(do)(columns, 0, len(columns))
 	for rows.Next() {
-		var row T
-		var detail []byte
-		v := reflect.ValueOf(&row).Elem()
-		var details []detailField
-		for i, c := range columns {
-			if c.detail != nil {
-				targets[i], details = &detail, c.detail
-				continue
-			}
-			targets[i] = v.FieldByIndex(c.index).Addr().Interface()
-		}
-		if err := rows.Scan(targets...); err != nil {
+		if err := take(rows); err != nil {
 			return err
 		}
-		if err := decodeDetail(detail, v, details); err != nil {
-			return err
-		}
-		do(row)
 	}
 	return rows.Err()
+}
+
+// taker makes what reads a row of which only the columns from first on, of all that there are, are its own.
+type taker func(columns []column, first, all int) func(pgx.Rows) error
+
+// take hands each row to do, as a T.
+func take[T any](do func(T)) taker {
+	return func(columns []column, first, all int) func(pgx.Rows) error {
+		targets := make([]any, all) // nil: passed over
+		var details []detailField
+		for _, c := range columns {
+			details = append(details, c.detail...)
+		}
+		return func(rows pgx.Rows) error {
+			var row T
+			var detail []byte
+			v := reflect.ValueOf(&row).Elem()
+			for i, c := range columns {
+				if c.detail != nil {
+					targets[first+i] = &detail
+					continue
+				}
+				targets[first+i] = v.FieldByIndex(c.index).Addr().Interface()
+			}
+			if err := rows.Scan(targets...); err != nil {
+				return err
+			}
+			if err := decodeDetail(detail, v, details); err != nil {
+				return err
+			}
+			do(row)
+			return nil
+		}
+	}
+}
+
+// branch is one table's part of a union: FROM and what follows, and what to select of it.
+type branch struct {
+	columns []column
+	list    string
+	from    string
+}
+
+// union asks several tables by one statement, since for a few rows a statement costs more than they do. Each branch has
+// columns of its own, which are null in the rows of the others; the first column says whose a row is.
+type union struct {
+	sql      string
+	branches []branch
+	all      int // columns
+}
+
+func newUnion(branches ...branch) union {
+	u := union{branches: branches, all: 1}
+	var nulls []string
+	for _, b := range branches {
+		for _, c := range b.columns {
+			nulls = append(nulls, "NULL::"+c.sql)
+		}
+	}
+	var selects []string
+	for i, b := range branches {
+		list := []string{fmt.Sprintf(`'%d'::"char"`, i)}
+		list = append(append(append(list, nulls[:u.all-1]...), b.list), nulls[u.all-1+len(b.columns):]...)
+		selects = append(selects, "SELECT "+strings.Join(list, ", ")+" "+b.from)
+		u.all += len(b.columns)
+	}
+	u.sql = strings.Join(selects, " UNION ALL ")
+	return u
+}
+
+// read gives the rows of each branch to its taker.
+func (u union) read(takers ...taker) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		defer rows.Close()
+		first := 1
+		takes := make([]func(pgx.Rows) error, len(u.branches))
+		for i, b := range u.branches {
+			takes[i] = takers[i](b.columns, first, u.all)
+			first += len(b.columns)
+		}
+		for rows.Next() {
+			if err := takes[rows.RawValues()[0][0]-'0'](rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	}
 }
 
 // collected reads all rows of a query that the database may have refused.

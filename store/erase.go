@@ -187,7 +187,7 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 	var attempts []Attempt
 	b := &pgx.Batch{}
 	b.Queue(noScans)
-	b.Queue(lockPayments, []int64{k.lock()})
+	b.Queue(`SELECT pg_advisory_xact_lock($1)`, k.lock())
 	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"), a...).Query(
 		eachRow(func(f Fact) { facts = append(facts, f) }))
 	b.Queue(`SELECT `+paymentTable.selected("p")+` FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "payment_id"), a...).Query(

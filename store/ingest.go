@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 )
 
 var (
@@ -80,7 +82,7 @@ type Job struct {
 // InIngest runs fn in one transaction, which Save commits. An error leaves nothing behind, save where the answer to the
 // commit was lost: then repeating the group is harmless.
 func (s *Store) InIngest(ctx context.Context, fn func(*Ingest) error) error {
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.ingest.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("waiting for a connection: %w", err)
 	}
@@ -98,18 +100,20 @@ func (in *Ingest) send(ctx context.Context, b *pgx.Batch) error {
 		in.begun = true
 		first := &pgx.Batch{}
 		first.Queue(`BEGIN`)
-		first.Queue(beginIngest, int64(erasureLock))
 		first.QueuedQueries = append(first.QueuedQueries, b.QueuedQueries...)
 		b = first
 	}
 	return in.conn.SendBatch(ctx, b).Close()
 }
 
-// beginIngest keeps plans to the indexes, whatever is known of the tables: a fresh database has no statistics to plan by,
-// and a plan that is made anew for each group costs more than running it. And it takes its part of the erasureLock.
-const beginIngest = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-	set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
-	pg_advisory_xact_lock_shared($1)`
+// maxIngests is how many transactions of InIngest run at a time: a recorder has two committers.
+const maxIngests = 2
+
+// ingestSettings keep plans to the indexes, whatever is known of the tables: a fresh database has no statistics to plan by,
+// and a plan that is made anew for each group costs more than running it.
+var ingestSettings = map[string]string{
+	"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan", "jit": "off",
+}
 
 // IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
 func IsDataError(err error) bool {
@@ -170,6 +174,7 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 	a := arraysOf(invoices)
 	var linked []PaymentKey
 	b := &pgx.Batch{}
+	queueLocks(b, nil)
 	b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
 		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args()...)
 	b.Queue(`SELECT 1 FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id")+`
@@ -201,20 +206,10 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	for _, k := range payments {
 		l.Payments[k] = &LoadedPayment{Payment: Payment{PaymentKey: k, CreatedAt: now}}
 	}
-	var customers []PaymentKey
-	if askCustomers {
-		customers = customersOf(facts)
-	}
-	// Nothing hangs on a payment that has no row yet: most are new, and need no more questions.
-	known, gone, err := in.loadPayments(ctx, payments, customers, facts, l)
+	stored := make(map[factID]bool, len(facts))
+	gone, err := in.loadKnown(ctx, payments, invoices, facts, askCustomers, l, stored)
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
-	}
-	stored := make(map[factID]bool, len(facts))
-	if len(known)+len(invoices) > 0 {
-		if err := in.loadKnown(ctx, known, invoices, l, stored); err != nil {
-			return nil, fmt.Errorf("loading %d known payments: %w", len(known), err)
-		}
 	}
 	facts = slices.Clone(facts)
 	slices.SortStableFunc(facts, func(a, b *Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
@@ -254,49 +249,89 @@ func (l *Loaded) add(f *Fact) {
 	}
 }
 
-// loadPayments locks the payments, and reads the rows of those that have one, which of the customers have an address,
-// and what of the facts was erased.
-func (in *Ingest) loadPayments(ctx context.Context, payments, customers []PaymentKey, facts []*Fact, l *Loaded) (known []PaymentKey, gone *tombstones, err error) {
-	locks := make([]int64, len(payments))
-	for i, k := range payments {
-		locks[i] = k.lock()
+// loadKnown locks the payments, and reads the rows of those that have one and what hangs on them and on the invoices,
+// which of the customers have an address, and what of the facts was erased. Rows are asked for by the first part of their
+// key alone, which is nearly always enough, and told apart here.
+func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey, facts []*Fact, askCustomers bool, l *Loaded,
+	stored map[factID]bool) (*tombstones, error) {
+	wanted := make(map[PaymentKey]bool, len(invoices))
+	for _, k := range invoices {
+		wanted[k] = true
 	}
-	slices.Sort(locks)
+	ids := idsOf(payments)
+	gone := in.store.tombstonesOf(facts)
 	b := &pgx.Batch{}
-	b.Queue(lockPayments, locks)
-	gone = in.store.queueTombstones(b, facts)
-	b.Queue(selectKnown, idsOf(payments)).Query(eachRow(func(p knownPayment) {
-		if of := l.Payments[p.PaymentKey]; of != nil {
-			of.Payment, of.Streams, of.AttemptIDs = p.Payment, p.Streams, strings.Fields(p.AttemptIDs)
-			known = append(known, p.PaymentKey)
-		}
-	}))
-	if len(customers) > 0 {
+	queueLocks(b, payments)
+	b.Queue(selectKnown.sql, ids, append(idsOf(invoices), ids...), gone.asked).Query(selectKnown.read(
+		take(func(p knownPayment) {
+			if of := l.Payments[p.PaymentKey]; of != nil {
+				of.Payment, of.Streams, of.AttemptIDs = p.Payment, p.Streams, strings.Fields(p.AttemptIDs)
+			}
+		}),
+		take(func(f Fact) {
+			if l.Payments[f.PaymentKey] != nil || wanted[f.PaymentKey] {
+				stored[idOf(&f)] = true
+				l.add(&f)
+			}
+		}),
+		take(func(n Notification) {
+			if p := l.Payments[n.PaymentKey]; p != nil {
+				p.Notifications = append(p.Notifications, n)
+			}
+		}),
+		take(gone.add),
+	))
+	if customers := customersOf(facts); askCustomers && len(customers) > 0 {
 		b.Queue(`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c
 			WHERE c.customer_id = ANY($1) AND (c.contact IS NOT NULL OR c.deleted)`,
 			idsOf(customers)).Query(eachRow(func(k PaymentKey) { l.KnownCustomer[k] = true }))
 	}
-	err = in.send(ctx, b)
-	return known, gone, err
+	if err := in.send(ctx, b); err != nil {
+		return nil, err
+	}
+	for k, p := range l.Payments {
+		if k.PaymentID = p.Payment.Invoice; k.PaymentID != "" {
+			invoices = append(invoices, k)
+		}
+	}
+	if len(invoices) == 0 {
+		return gone, nil
+	}
+	b = &pgx.Batch{}
+	b.Queue(`SELECT i.invoice_id AS payment_id, i.source, i.account, i.livemode, i.status, i.billing_reason, i.settled_created
+		FROM invoices i WHERE i.invoice_id = ANY($1)`, idsOf(sorted(invoices))).Query(eachRow(func(i Invoice) { l.Invoices[i.PaymentKey] = &i }))
+	return gone, in.send(ctx, b)
 }
 
-// knownPayment is a payment with what else its row is asked for: in one statement, since each costs a group as much as its
-// rows do.
+// knownPayment is a payment with what else its row is asked for.
 type knownPayment struct {
 	Payment
 	Streams    bool   `db:"streams"`
 	AttemptIDs string `db:"attempt_ids"`
 }
 
-var selectKnown = `SELECT ` + paymentTable.selected("p") + `,
-	EXISTS (SELECT FROM checkout_streams c WHERE c.payment_id = p.payment_id AND c.source = p.source AND c.account = p.account
-		AND c.livemode = p.livemode) AS streams,
-	coalesce((SELECT string_agg(t.id, ' ') FROM attempts t WHERE t.payment_id = p.payment_id AND t.source = p.source
-		AND t.account = p.account AND t.livemode = p.livemode), '') AS attempt_ids
-	FROM payments p WHERE p.payment_id = ANY($1)`
+// selectKnown takes the ids of payments, those of payments and invoices, and the hashes of tombstones.
+var selectKnown = newUnion(
+	branch{columnsOf(reflect.TypeFor[knownPayment]()), paymentTable.selected("p") + `,
+		EXISTS (SELECT FROM checkout_streams c WHERE c.payment_id = p.payment_id AND c.source = p.source AND c.account = p.account
+			AND c.livemode = p.livemode),
+		coalesce((SELECT string_agg(t.id, ' ') FROM attempts t WHERE t.payment_id = p.payment_id AND t.source = p.source
+			AND t.account = p.account AND t.livemode = p.livemode), '')`, `FROM payments p WHERE p.payment_id = ANY($1)`},
+	branch{factTable.columns, factTable.selected("f"), `FROM facts f WHERE f.payment_id = ANY($2)`},
+	branch{notificationTable.columns, notificationTable.selected("n"), `FROM notifications n WHERE n.payment_id = ANY($1)`},
+	branch{columnsOf(reflect.TypeFor[tombstone]()), `t.hash`, `FROM tombstones t WHERE t.hash = ANY($3)`},
+)
 
-// lockPayments takes the locks in the order of its argument.
-const lockPayments = `SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k`
+// queueLocks takes the erasureLock's share, then the payments' locks in the one order that every replica uses. What is
+// read by the statements after it cannot change until the commit.
+func queueLocks(b *pgx.Batch, payments []PaymentKey) {
+	locks := make([]int64, len(payments))
+	for i, k := range payments {
+		locks[i] = k.lock()
+	}
+	slices.Sort(locks)
+	b.Queue(holdErasures+` UNION ALL SELECT pg_advisory_xact_lock(k) FROM unnest($2::bigint[]) AS k`, int64(erasureLock), locks)
+}
 
 // lock is the payment's advisory lock: whoever derives or deletes a payment holds it until the commit. Two payments that
 // share one only wait for each other. It may not change between versions that run side by side.
@@ -307,41 +342,6 @@ func (k PaymentKey) lock() int64 {
 		_, _ = h.Write([]byte{0})
 	}
 	return int64(h.Sum64()) //nolint:gosec // any 64 bits do
-}
-
-// loadKnown reads what hangs on payments that have a row, and on the invoices. Rows are asked for by the first part of
-// their key alone, which is nearly always enough, and told apart here.
-func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey, l *Loaded, stored map[factID]bool) error {
-	wanted := make(map[PaymentKey]bool, len(payments)+len(invoices))
-	for _, k := range slices.Concat(payments, invoices) {
-		wanted[k] = true
-	}
-	ids := idsOf(payments)
-	b := &pgx.Batch{}
-	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f WHERE f.payment_id = ANY($1)`, append(ids, idsOf(invoices)...)).Query(eachRow(func(f Fact) {
-		if wanted[f.PaymentKey] {
-			stored[idOf(&f)] = true
-			l.add(&f)
-		}
-	}))
-	if len(payments) > 0 {
-		b.Queue(`SELECT `+notificationTable.selected("n")+` FROM notifications n WHERE n.payment_id = ANY($1)`, ids).Query(eachRow(func(n Notification) {
-			if p := l.Payments[n.PaymentKey]; p != nil {
-				p.Notifications = append(p.Notifications, n)
-			}
-		}))
-	}
-	for _, k := range payments {
-		if p := l.Payments[k].Payment; p.Invoice != "" {
-			k.PaymentID = p.Invoice
-			invoices = append(invoices, k)
-		}
-	}
-	if len(invoices) > 0 {
-		b.Queue(`SELECT i.invoice_id AS payment_id, i.source, i.account, i.livemode, i.status, i.billing_reason, i.settled_created
-			FROM invoices i WHERE i.invoice_id = ANY($1)`, idsOf(sorted(invoices))).Query(eachRow(func(i Invoice) { l.Invoices[i.PaymentKey] = &i }))
-	}
-	return in.send(ctx, b)
 }
 
 func idsOf(keys []PaymentKey) []string {
@@ -392,10 +392,10 @@ var (
 // Save writes what the group came to, and commits.
 func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	b := &pgx.Batch{}
-	if err := factTable.queue(b, c.Facts, `ON CONFLICT DO NOTHING`); err != nil {
-		return err
+	if !in.begun {
+		queueLocks(b, nil)
 	}
-	if err := paymentTable.queue(b, c.Payments, savePayments); err != nil {
+	if err := errors.Join(factTable.queue(b, c.Facts, `ON CONFLICT DO NOTHING`), paymentTable.queue(b, c.Payments, savePayments)); err != nil {
 		return err
 	}
 	for _, i := range c.Invoices {
@@ -409,10 +409,11 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	if len(c.StaleNotifications) > 0 {
 		b.Queue(`DELETE FROM notifications WHERE id = ANY($1) AND owner = 0`, c.StaleNotifications)
 	}
-	if err := attemptTable.queue(b, c.Attempts, saveAttempts); err != nil {
-		return err
-	}
-	if err := newNotifications.queue(b, c.Notifications, saveNotifications); err != nil {
+	if err := errors.Join(
+		attemptTable.queue(b, c.Attempts, saveAttempts),
+		newNotifications.queue(b, c.Notifications, saveNotifications),
+		queueJobs(b, c.Jobs, in.store.Now()),
+	); err != nil {
 		return err
 	}
 	for _, cust := range c.Customers {
@@ -424,12 +425,6 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	for _, id := range c.News {
 		b.Queue(`SELECT pg_notify($1, $2)`, CheckoutChannel, id)
 	}
-	if err := queueJobs(b, c.Jobs, in.store.Now()); err != nil {
-		return err
-	}
-	if b.Len() == 0 && !in.begun {
-		return nil
-	}
 	b.Queue(`COMMIT`)
 	if err := in.send(ctx, b); err != nil {
 		return fmt.Errorf("saving %d payments: %w", len(c.Payments), err)
@@ -437,26 +432,33 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	return nil
 }
 
-// queueJobs adds the statement that writes jobs. River's own insert is a round trip of its own, and returns what nobody
-// reads; a job is a plain row to clients in any language.
+// jobRow is a job as River keeps it. Its own insert is a round trip of its own, and returns what nobody reads; a job is a
+// plain row to clients in any language.
+type jobRow struct {
+	Kind        string    `db:"kind"`
+	Args        string    `db:"args"`
+	Queue       string    `db:"queue"`
+	ScheduledAt time.Time `db:"scheduled_at"`
+	State       string    `db:"state"`
+	MaxAttempts int64     `db:"max_attempts"`
+}
+
+var jobTable = newTable[jobRow]("river_job").casting(map[string]string{"args": "jsonb", "state": "river_job_state"})
+
 func queueJobs(b *pgx.Batch, jobs []Job, now time.Time) error {
-	if len(jobs) == 0 {
-		return nil
-	}
-	var kinds, args, queues []string
-	var times []time.Time
+	rows := make([]jobRow, 0, len(jobs))
 	for _, j := range jobs {
-		text, err := json.Marshal(j.Args)
+		args, err := json.Marshal(j.Args)
 		if err != nil {
 			return fmt.Errorf("writing a job %s: %w", j.Args.Kind(), err)
 		}
-		kinds, args, queues, times = append(kinds, j.Args.Kind()), append(args, string(text)), append(queues, j.Queue), append(times, j.At)
+		state := rivertype.JobStateAvailable
+		if j.At.After(now) {
+			state = rivertype.JobStateScheduled
+		}
+		rows = append(rows, jobRow{j.Args.Kind(), string(args), j.Queue, j.At, string(state), river.MaxAttemptsDefault})
 	}
-	b.Queue(`INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts)
-		SELECT j.kind, j.args::jsonb, j.queue, j.at, CASE WHEN j.at > $5 THEN 'scheduled' ELSE 'available' END::river_job_state, $6
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS j(kind, args, queue, at)`,
-		kinds, args, queues, times, now, river.MaxAttemptsDefault)
-	return nil
+	return jobTable.queue(b, rows, ``)
 }
 
 // Now is the store's clock, in UTC and in the precision that Postgres keeps.

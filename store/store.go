@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ type Config struct {
 // Store is a pool of connections with the keys that seal what is written. It is safe for concurrent use.
 type Store struct {
 	pool   *pgxpool.Pool
+	ingest *pgxpool.Pool // for InIngest alone, with ingestSettings: what else waits for Postgres must not delay an answer
 	sealer *seal.Sealer
 	hasher *seal.Hasher
 	jobs   *river.Client[pgx.Tx] // inserts only; workers have a client of their own
@@ -47,11 +49,16 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
-	pool, err := connect(ctx, c.DSN, c.MaxConns)
+	pool, err := connect(ctx, c.DSN, c.MaxConns, nil)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{pool: pool, sealer: sealer, now: c.Now, log: c.Log}
+	ingest, err := connect(ctx, c.DSN, maxIngests, ingestSettings)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	s := &Store{pool: pool, ingest: ingest, sealer: sealer, now: c.Now, log: c.Log}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -59,19 +66,19 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		s.log = zap.NewNop()
 	}
 	if s.hasher, err = s.rootHasher(ctx); err != nil {
-		pool.Close()
+		s.Close()
 		return nil, err
 	}
 	if s.jobs, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Logger: slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
 	}); err != nil {
-		pool.Close()
+		s.Close()
 		return nil, fmt.Errorf("making the job client: %w", err)
 	}
 	return s, nil
 }
 
-func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, error) {
+func connect(ctx context.Context, dsn string, maxConns int32, settings map[string]string) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		// The parser's error can hold the password.
@@ -83,6 +90,7 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	}
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	params := config.ConnConfig.RuntimeParams
+	maps.Copy(params, settings)
 	setDefault(params, "application_name", "rebound")
 	setDefault(params, "timezone", "UTC")
 	// A lost host must free its locks in seconds; Linux's own default is two hours.
@@ -130,8 +138,11 @@ func (s *Store) rootHasher(ctx context.Context) (*seal.Hasher, error) {
 	return seal.NewHasher(root), nil
 }
 
-// Close releases the pool; what runs on it ends first.
-func (s *Store) Close() { s.pool.Close() }
+// Close releases the connections; what runs on them ends first.
+func (s *Store) Close() {
+	s.pool.Close()
+	s.ingest.Close()
+}
 
 // Pool is for what brings its own queries: River's workers and tests.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }

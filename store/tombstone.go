@@ -1,15 +1,12 @@
 package store
 
-import (
-	"regexp"
-
-	"github.com/jackc/pgx/v5"
-)
+import "regexp"
 
 // tombstones are those of a group's facts: they are asked for in the transaction that records the group, once its
 // payments are locked, and answer after the batch.
 type tombstones struct {
 	store *Store
+	asked [][]byte
 	found map[string]bool
 }
 
@@ -19,15 +16,19 @@ const erasureLock = 0x65726173
 
 const holdErasures = `SELECT pg_advisory_xact_lock_shared($1)`
 
-// queueTombstones asks which of the facts' customers, payments and events are gone.
-func (s *Store) queueTombstones(b *pgx.Batch, facts []*Fact) *tombstones {
+// tombstone is a row of the table.
+type tombstone struct {
+	Hash []byte `db:"hash"`
+}
+
+// tombstonesOf are what may say that the facts' customers, payments and events are gone.
+func (s *Store) tombstonesOf(facts []*Fact) *tombstones {
 	t := &tombstones{store: s, found: make(map[string]bool)}
-	var asked [][]byte
 	once := make(map[string]bool)
 	ask := func(hash []byte) {
 		if !once[string(hash)] {
 			once[string(hash)] = true
-			asked = append(asked, hash)
+			t.asked = append(t.asked, hash)
 		}
 	}
 	for _, f := range facts {
@@ -39,17 +40,10 @@ func (s *Store) queueTombstones(b *pgx.Batch, facts []*Fact) *tombstones {
 			ask(s.eventTombstone(f.EventID, f.EventType))
 		}
 	}
-	if len(asked) > 0 {
-		b.Queue(`SELECT hash FROM tombstones WHERE hash = ANY($1)`, asked).Query(func(rows pgx.Rows) error {
-			hashes, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
-			for _, h := range hashes {
-				t.found[string(h)] = true
-			}
-			return err
-		})
-	}
 	return t
 }
+
+func (t *tombstones) add(row tombstone) { t.found[string(row.Hash)] = true }
 
 // seen tells whether a fact is of an event of Frame that had its effect before its failure was dropped.
 func (t *tombstones) seen(f *Fact) bool {
