@@ -40,6 +40,7 @@ type process struct {
 
 	task    *task
 	held    string // the point where its task stands
+	frozen  int    // how often it is still passed over
 	blocked bool   // its task waits for a lock of another's
 	mail    string // the notification that it works on
 	sending string // the one that the mail server has and the database does not know of yet
@@ -56,6 +57,11 @@ type answer struct {
 }
 
 var errDead = errors.New("the process is dead")
+
+// decisive tells whether what the process is about to do cannot be undone: there a fault hurts the most.
+func (p *process) decisive() bool {
+	return strings.EqualFold(p.held, "commit") || strings.Contains(p.held, "@")
+}
 
 // stop waits at a point.
 func (p *process) stop(what string) (answer, error) {
@@ -115,7 +121,9 @@ func (s *history) launch() *process {
 
 // gone ends sessions and waits until Postgres has cleaned up behind them.
 func (s *history) gone(where string, arg any) error {
-	for {
+	poll := time.NewTicker(3 * time.Millisecond)
+	defer poll.Stop()
+	for ; ; <-poll.C {
 		var left int
 		if err := s.db.QueryRow(s.ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND `+where, arg).
 			Scan(&left); err != nil || left == 0 {
@@ -279,19 +287,20 @@ func (s *history) decode(p *process, e worldEvent) (d handler.Delivery) {
 }
 
 // mail lets a process work a job that is due, as River's workers do. It returns false where there is none; so it does,
-// among disorder, at times where there is one.
+// among disorder, at times where there is one. Then it may also be a job that another works on: River takes one that is at
+// work for long to be stuck, and has it done again.
 func (s *history) mail(p *process) bool {
-	skip := 0
+	skip, stuck := 0, false
 	if !s.atPeace {
-		skip = s.rng.IntN(3)
+		skip, stuck = s.rng.IntN(3), s.rng.IntN(4) == 0
 	}
 	type fetched struct {
 		ID   int64
 		Args []byte
 	}
 	jobs := rows(s, pgx.RowToStructByPos[fetched], `UPDATE river_job SET state = 'running', attempt = attempt + 1 WHERE id = (
-		SELECT id FROM river_job WHERE kind LIKE 'deliver_mail%' AND state IN ('available', 'scheduled', 'retryable') AND scheduled_at <= $1
-		ORDER BY args::text, id OFFSET $2 LIMIT 1) RETURNING id, args`, s.time(), skip)
+		SELECT id FROM river_job WHERE kind LIKE 'deliver_mail%' AND (state IN ('available', 'scheduled', 'retryable') OR state = 'running' AND $3)
+		AND scheduled_at <= $1 ORDER BY args::text, id OFFSET $2 LIMIT 1) RETURNING id, args`, s.time(), skip, stuck)
 	if len(jobs) == 0 {
 		return false
 	}
@@ -351,8 +360,9 @@ func (s *history) drawOutcome() smtpOutcome {
 
 // sink is the mail server's side of the story. One process at a time is there.
 type sink struct {
-	taken   map[string]int // copies, by notification
-	excused map[string]int // how many more than one there may be
+	taken   map[string]int    // copies, by notification
+	excused map[string]int    // how many more than one there may be
+	names   map[string]string // the Message-ID, of different ones all
 	bounces bool
 }
 
@@ -403,6 +413,9 @@ func (m simulatedMailer) Deliver(ctx context.Context, l notify.Letter) notify.Ou
 		m.sink.excused[id]++
 	}
 	m.sink.taken[id]++
+	if name := m.sink.names[id]; name != l.MessageID {
+		m.sink.names[id] = name + l.MessageID
+	}
 	m.process.sending = id
 	if _, err := m.process.stop("250 for " + l.To); err != nil {
 		return abandoned

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -55,19 +56,18 @@ func TestSimulationIsDeterminedByItsSeed(t *testing.T) {
 
 // wantedSeeds are SEED and those after it, SEEDS in all.
 func wantedSeeds(t *testing.T) (first, n uint64) {
-	seed, seeds := os.Getenv("SEED"), os.Getenv("SEEDS")
-	first, n = 1, usualSeeds
-	var err error
-	if seed != "" {
-		n = 1
-		first, err = strconv.ParseUint(seed, 10, 64)
-		require.NoError(t, err)
+	read := func(name string, otherwise uint64) uint64 {
+		if os.Getenv(name) == "" {
+			return otherwise
+		}
+		given, err := strconv.ParseUint(os.Getenv(name), 10, 64)
+		require.NoError(t, err, name)
+		return given
 	}
-	if seeds != "" {
-		n, err = strconv.ParseUint(seeds, 10, 64)
-		require.NoError(t, err)
+	if os.Getenv("SEED") != "" {
+		return read("SEED", 1), read("SEEDS", 1)
 	}
-	return first, n
+	return 1, read("SEEDS", usualSeeds)
 }
 
 // history is one seed's run.
@@ -101,7 +101,7 @@ func simulate(t *testing.T, seed uint64) []string {
 	defer cancel()
 	s := &history{
 		t: t, ctx: ctx, rng: rand.New(rand.NewPCG(seed, 0x7265626f756e64)),
-		sink:   sink{taken: make(map[string]int), excused: make(map[string]int)},
+		sink:   sink{taken: make(map[string]int), excused: make(map[string]int), names: make(map[string]string)},
 		claims: make(map[string]bool), statuses: make(map[string]string), acknowledged: make(map[int]bool),
 	}
 	defer func() {
@@ -115,7 +115,7 @@ func simulate(t *testing.T, seed uint64) []string {
 	s.events = newWorld(s.rng, simulationStart.Unix()-5)
 	s.atMost = s.rng.IntN(3) == 0
 	s.note("%d events, at most once: %v", len(s.events), s.atMost)
-	for range 1 + s.rng.IntN(3) {
+	for range 2 + s.rng.IntN(2) {
 		s.launch()
 	}
 	s.disorder()
@@ -136,37 +136,50 @@ func (s *history) newDatabase() {
 	s.exec(`INSERT INTO keys (name, wrapped) VALUES ('hash', decode($1, 'base64'))`, wrapped)
 }
 
-// disorder delivers every event at least once while everything fails that can.
+// empty leaves of the database what newDatabase made, which takes a hundred times as long.
+func (s *history) empty() {
+	for _, table := range rows(s, pgx.RowTo[string], `SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+		AND tablename NOT IN ('keys', 'goose_db_version', 'river_migration')`) {
+		s.exec(`DELETE FROM ` + pgx.Identifier{table}.Sanitize())
+	}
+}
+
+// disorder delivers the events, some of them again, while everything fails that can. How often that is, is the seed's: a
+// mail has so many steps that few would arrive if much failed at each. So is how long the events keep coming: mails that
+// are due meet only those that are late.
 func (s *history) disorder() {
 	undelivered := s.rng.Perm(len(s.events))
-	for range 60 + s.rng.IntN(400) {
-		if len(undelivered) == 0 && s.rng.IntN(60) == 0 {
-			return
-		}
+	rate, eager := 10+s.rng.IntN(60), 1+s.rng.IntN(32)
+	for range 500 + s.rng.IntN(1000) {
 		p := s.processes[s.rng.IntN(len(s.processes))]
+		if p.frozen > 0 {
+			p.frozen--
+			continue
+		}
 		switch chance := s.rng.IntN(100); {
-		case chance < 2:
-			s.loseOwner(p)
-		case chance < 8:
+		case chance < 6:
 			s.advance([]time.Duration{time.Second, 6 * time.Second, 21 * time.Second, 61 * time.Second}[s.rng.IntN(4)])
-		case chance < 10:
+		case chance < 12:
 			s.jump()
-		case p.held != "" && chance < 16:
-			s.crash(p, chance < 13)
-		case p.held != "" && chance < 20:
-			s.release(p, answer{verdict: cutBefore, outcome: s.drawOutcome()})
-		case p.held != "" && chance < 24:
-			s.release(p, answer{verdict: cutAfter, outcome: s.drawOutcome()})
+		case p.held != "" && s.rng.IntN(rate) == 0, p.decisive() && s.rng.IntN(rate) < 4:
+			s.fault(p)
+		case p.decisive() && chance < 24: // so that another gets through a whole mail, now and then
+			s.freeze(p, 100)
+		case p.held != "" && chance < 24: // or a transaction
+			s.freeze(p, 20)
 		case p.held != "":
 			s.release(p, answer{outcome: s.drawOutcome()})
 		case p.task != nil || s.busy() == 2: // it waits for another's lock, or has to
 		case chance < 18:
 			s.deliver(p, s.rng.IntN(len(s.events)))
-		case chance < 50 && len(undelivered) > 0:
+		case chance < 18+eager && len(undelivered) > 0:
+			if i := slices.IndexFunc(undelivered, s.mailAtWork); i > 0 && s.rng.IntN(2) == 0 {
+				undelivered[0], undelivered[i] = undelivered[i], undelivered[0]
+			}
 			n := 1 + s.rng.IntN(min(2, len(undelivered)))
 			s.deliver(p, undelivered[:n]...)
 			undelivered = undelivered[n:]
-		case chance < 84:
+		case chance < 74:
 			s.mail(p)
 		case chance < 95:
 			s.watch(p)
@@ -176,6 +189,38 @@ func (s *history) disorder() {
 			s.crash(p, false)
 		}
 	}
+}
+
+// mailAtWork tells whether somebody works on a mail of the payment that an event is about.
+func (s *history) mailAtWork(event int) bool {
+	return slices.ContainsFunc(s.processes, func(p *process) bool {
+		return p.task != nil && strings.Contains(p.task.name, "_"+s.events[event].payment)
+	})
+}
+
+// fault does something to a process that stands at a point.
+func (s *history) fault(p *process) {
+	switch kind := s.rng.IntN(7); kind {
+	case 0, 1:
+		s.crash(p, kind == 1)
+	case 2:
+		s.release(p, answer{verdict: cutBefore, outcome: s.drawOutcome()})
+	case 3:
+		s.release(p, answer{verdict: cutAfter, outcome: s.drawOutcome()})
+	case 4:
+		s.loseOwner(p)
+	case 5:
+		s.loseOwner(p)
+		s.freeze(p, 100)
+	case 6:
+		s.freeze(p, 100)
+	}
+}
+
+// freeze lets a process stand still, up to so many turns.
+func (s *history) freeze(p *process, most int) {
+	p.frozen = s.rng.IntN(most)
+	s.note("%s stands still", p.name)
 }
 
 // calm lets all go on without faults: what was not acknowledged is delivered again, and every mail has its time.
@@ -211,12 +256,13 @@ func (s *history) calm() {
 	}
 }
 
-// jump moves the clock to the next job.
-func (s *history) jump() {
+// jump moves the clock to the next job. It returns false where there is none.
+func (s *history) jump() bool {
 	at := value[*time.Time](s, `SELECT min(scheduled_at) FROM river_job WHERE kind LIKE 'deliver_mail%' AND state <> 'running'`)
 	if at != nil && at.After(s.time()) {
 		s.advance(at.Sub(s.time()))
 	}
+	return at != nil
 }
 
 func (s *history) advance(d time.Duration) {

@@ -9,6 +9,7 @@ import (
 // worldEvent is one event of a simulated provider.
 type worldEvent struct {
 	name    string // for the log, and part of the id
+	payment string // what the ids of its payment end in, or go on from
 	frame   bool
 	created int64
 	body    []byte
@@ -19,19 +20,20 @@ type fields = map[string]any
 // world makes the events of a few payments. Which payments, attempts and ends there are, and what is told of them, is
 // drawn from the seed.
 type world struct {
-	rng    *rand.Rand
-	now    int64
-	events []worldEvent
+	rng     *rand.Rand
+	now     int64
+	payment string
+	events  []worldEvent
 }
 
 func newWorld(rng *rand.Rand, base int64) []worldEvent {
 	w := &world{rng: rng}
-	for i := range 2 + rng.IntN(3) {
-		w.now = base + int64(rng.IntN(3))
-		if p := fmt.Sprintf("p%d", i); w.sometimes(7) {
-			w.framePayment(p)
+	for i := range 3 + rng.IntN(4) {
+		w.now, w.payment = base+int64(rng.IntN(3)), fmt.Sprintf("p%d", i)
+		if w.sometimes(7) {
+			w.framePayment(w.payment)
 		} else {
-			w.stripePayment(p)
+			w.stripePayment(w.payment)
 		}
 	}
 	return w.events
@@ -55,7 +57,7 @@ func (w *world) add(name, version, eventType string, request any, object fields)
 	if err != nil {
 		panic(err)
 	}
-	w.events = append(w.events, worldEvent{name: name, frame: version == "", created: w.now, body: body})
+	w.events = append(w.events, worldEvent{name: name, payment: w.payment, frame: version == "", created: w.now, body: body})
 }
 
 func (w *world) stripePayment(p string) {
@@ -125,6 +127,12 @@ func (w *world) stripePayment(p string) {
 			}
 		}
 		w.later()
+		if !chargeOnly && w.sometimes(4) { // the customer tries again, and the bank asks who that is
+			i := intent()
+			i["status"] = "requires_action"
+			w.add("ask"+name, version, "payment_intent.requires_action", request, i)
+			w.later()
+		}
 	}
 	if invoice != "" {
 		in := fields{"id": invoice, "object": "invoice", "payment_intent": "pi_" + p, "billing_reason": "subscription_cycle", "status": "open", "customer": customer}
