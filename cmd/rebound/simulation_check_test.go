@@ -97,6 +97,7 @@ func (s *history) compare(key string, got, want mailState) {
 	switch {
 	case claimed && slices.Contains([]string{store.Sent, store.Failed, store.Unknown}, got.Status):
 	case claimed && got.Status == store.Canceled && want.Status == store.Suppressed: // the payment ended while it was claimed
+	case got.Reason == string(store.Superseded) && want.Reason == handler.ReasonPaymentPending: // it was over before the payment waited
 	case s.sink.bounces && got.Reason == "bounced":
 	case reminder && got.Status != store.Held:
 	default:

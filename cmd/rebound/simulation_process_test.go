@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -271,18 +272,20 @@ func (s *history) deliver(p *process, which ...int) {
 	}}, func(ctx context.Context) error { return p.recorder.Record(ctx, d) })
 }
 
-func (s *history) decode(p *process, e worldEvent) (d handler.Delivery) {
-	o := webhook.DecodeOptions{
-		SessionKey: "session", EmailKey: "email", LocaleKey: "locale", HashClientSecret: p.store.HashClientSecret, Now: p.store.Now,
-	}
+func (s *history) decode(p *process, e worldEvent) handler.Delivery {
+	return e.decode(s.t, webhook.DecodeOptions{HashClientSecret: p.store.HashClientSecret, Now: p.store.Now})
+}
+
+func (e worldEvent) decode(t *testing.T, o webhook.DecodeOptions) (d handler.Delivery) {
+	o.SessionKey, o.EmailKey, o.LocaleKey = "session", "email", "locale"
 	var err error
 	if e.frame {
 		d, _, err = webhook.DecodeFrame(e.body, o, false)
 	} else {
 		d, _, err = webhook.DecodeStripe(e.body, o)
 	}
-	require.NoError(s.t, err, e.name)
-	require.Nil(s.t, d.Quarantine, e.name)
+	require.NoError(t, err, e.name)
+	require.Nil(t, d.Quarantine, e.name)
 	return d
 }
 
@@ -321,6 +324,10 @@ func (s *history) mail(p *process) bool {
 			s.exec(`UPDATE river_job SET state = 'retryable', scheduled_at = $2 WHERE id = $1`, jobs[0].ID, s.time().Add(again))
 		} else {
 			s.exec(`DELETE FROM river_job WHERE id = $1`, jobs[0].ID)
+		}
+		if ok {
+			require.Empty(s.t, rows(s, pgx.RowTo[string], `SELECT id FROM notifications n WHERE id = ANY($1) AND status = 'held' AND owner = 0
+				AND NOT EXISTS (SELECT FROM river_job WHERE args->>'notification_id' = n.id)`, args.IDs), "I6: mails that nothing would send in time")
 		}
 	}}, func(ctx context.Context) (err error) {
 		if args.ID == "" {

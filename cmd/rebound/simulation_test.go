@@ -17,8 +17,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"rebound/decline"
+	"rebound/handler"
 	"rebound/store/seal"
 	"rebound/store/storetest"
+	"rebound/webhook"
 )
 
 // The simulation runs the real recorder, sender and watch of up to three processes on a real Postgres, against a provider,
@@ -52,6 +55,39 @@ func TestSimulationIsDeterminedByItsSeed(t *testing.T) {
 	t.Parallel()
 	seed, _ := wantedSeeds(t)
 	require.Equal(t, simulate(t, seed), simulate(t, seed))
+}
+
+// The simulation cannot see an order of arrival that the facts carry: its truth gets every event at the time when it came
+// first.
+func TestWhichEventCameFirstDecidesNothing(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(100) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		facts := make(map[handler.PaymentKey][]handler.Fact)
+		for _, e := range newWorld(rng, simulationStart.Unix()-5) {
+			for _, f := range e.decode(t, webhook.DecodeOptions{Now: func() time.Time { return simulationStart }}).Facts {
+				facts[f.PaymentKey] = append(facts[f.PaymentKey], f)
+			}
+		}
+		for key, of := range facts {
+			var first handler.Derived
+			for try := range 4 {
+				for i, at := range rng.Perm(len(of)) {
+					of[i].ReceivedAt = simulationStart.Add(time.Duration(at) * time.Second)
+				}
+				d := handler.Derive(key, of, nil, decline.Rules{MaxRetriesPerCharge: 4})
+				d.Payment.FailedReceivedAt = nil
+				for i := range d.Attempts {
+					d.Attempts[i].ReceivedAt = time.Time{}
+				}
+				if try == 0 {
+					first = d
+				}
+				require.Equal(t, first.Payment, d.Payment, "seed %d", seed)
+				require.Equal(t, first.Attempts, d.Attempts, "seed %d", seed)
+			}
+		}
+	}
 }
 
 // wantedSeeds are SEED and those after it, SEEDS in all.
