@@ -1,0 +1,89 @@
+package main
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"rebound/store"
+)
+
+// Where a seed would have to be lucky: all of a delivery in each gap between the steps of a mail, and all of a mail in
+// each gap between those of a delivery.
+func TestAMailAndADeliveryAtOnceSpoilNothing(t *testing.T) {
+	t.Parallel()
+	for _, later := range []string{"stolen_card", "processing", "succeeded"} {
+		t.Run(later, func(t *testing.T) {
+			t.Parallel()
+			s := newHistory(t, 1)
+			s.atPeace, s.events = true, failureAnd(later)
+			a, b := s.launch(), s.launch()
+			mail := func(p *process) { require.True(t, s.mail(p), "no mail is due") }
+			deliver := func(p *process) { s.deliver(p, 1) }
+			for gap := 1; s.inGap(gap, a, mail, b, deliver); gap++ {
+			}
+			for gap := 1; s.inGap(gap, a, deliver, b, mail); gap++ {
+			}
+		})
+	}
+}
+
+// inGap lets b do all of its work after so many steps of a's, save where it has to wait for a. It returns false where a has
+// no such step.
+func (s *history) inGap(gap int, a *process, works func(*process), b *process, intrudes func(*process)) bool {
+	s.empty()
+	s.begin()
+	s.note("gap %d", gap)
+	a.free.Store(true)
+	s.deliver(a, 0)
+	a.free.Store(false)
+	s.advance(time.Hour)
+	works(a)
+	for range gap {
+		s.release(a, answer{})
+		if a.task == nil {
+			return false
+		}
+	}
+	intrudes(b)
+	for b.task != nil {
+		if b.held != "" {
+			s.release(b, answer{})
+		} else {
+			s.release(a, answer{})
+		}
+	}
+	s.finishAll()
+	b.free.Store(true)
+	defer b.free.Store(false)
+	for s.jump() {
+		s.mail(b)
+	}
+	for key, m := range s.truth().mails {
+		require.LessOrEqual(s.t, s.sink.taken[m.ID], 1, "copies of the mail %s", key)
+		require.Equal(s.t, s.sink.taken[m.ID] == 1, m.Status == store.Sent, "the mail %s: %+v", key, m)
+	}
+	return true
+}
+
+// failureAnd are a failure that is to be mailed, and what is told later of the same payment: a code or a status.
+func failureAnd(later string) []worldEvent {
+	w := &world{rng: rand.New(rand.NewPCG(1, 1)), now: simulationStart.Unix() - 5, payment: "p0"}
+	intent := fields{
+		"id": "pi_p0", "object": "payment_intent", "amount": 4200, "currency": "usd", "created": w.now,
+		"customer": "cus_p0", "receipt_email": "p0@example.com", "latest_charge": "ch_p0",
+	}
+	failure := fields{"type": "card_error", "code": "card_declined", "decline_code": "insufficient_funds", "charge": "ch_p0"}
+	intent["last_payment_error"] = failure
+	w.add("failed", "2024-06-20", "payment_intent.payment_failed", nil, intent)
+	eventType := "payment_intent." + later
+	if later == "stolen_card" {
+		failure["decline_code"], eventType = later, "payment_intent.payment_failed"
+	} else {
+		intent["status"] = later
+	}
+	w.add("later", "2024-06-20", eventType, nil, intent)
+	return w.events
+}
