@@ -216,8 +216,9 @@ func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	if store.IsRetryable(err) {
 		err = run()
 	}
+	refused := store.IsDataError(err) || store.IsCardinality(err) && len(group) > 1
 	switch {
-	case err == nil || !store.IsDataError(err):
+	case !refused:
 		if err != nil {
 			r.log.Error("recording.failed", zap.Int("deliveries", len(group)), zap.Error(err))
 			recorded = nil // it was rolled back, as far as anybody knows
@@ -259,8 +260,8 @@ func (r *Recorder) quarantine(ctx context.Context, w *waiting, cause error) {
 
 // storable makes a text that may be what Postgres refused fit to be stored.
 func storable(s string) string {
-	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "")
-	return s[:min(len(s), 255)]
+	s = strings.ReplaceAll(s, "\x00", "")
+	return strings.ToValidUTF8(s[:min(len(s), 255)], "")
 }
 
 // record derives what a group comes to, and saves it.
@@ -394,17 +395,12 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 
 // invoiceOf finds the invoice that any fact of the payment names.
 func (r *Recorder) invoiceOf(p *store.LoadedPayment, loaded *store.Loaded) *store.Invoice {
-	for _, f := range p.Facts {
-		if f.Invoice == "" {
-			continue
-		}
-		k := p.Payment.PaymentKey
-		k.PaymentID = f.Invoice
-		if inv := loaded.Invoices[k]; inv != nil {
-			return inv
-		}
+	k := p.Payment.PaymentKey
+	k.PaymentID = ""
+	for _, f := range inOrder(p.Facts) {
+		set(&k.PaymentID, f.Invoice)
 	}
-	return nil
+	return loaded.Invoices[k]
 }
 
 // notifications compares what is due with what stands, and saves the difference and the jobs that it needs.

@@ -320,3 +320,74 @@ func TestASettledInvoiceTakesBackWhatIsNotSent(t *testing.T) {
 	b.record(t, paid)
 	require.Equal(t, 2, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'canceled' AND reason = 'superseded'`))
 }
+
+func waitingFor(facts ...Fact) (group []*waiting) {
+	for _, f := range facts {
+		group = append(group, &waiting{delivery: Delivery{Facts: []Fact{f}}, answer: make(chan error, 1)})
+	}
+	return group
+}
+
+func lone(payment string) Fact {
+	f := chargeFailed(1, "insufficient_funds")
+	f.PaymentID, f.PaymentIntent, f.Customer, f.ReceivedAt = payment, payment, "cus_of_"+payment, time.Time{}
+	return f
+}
+
+// A replica that stands still inside a group keeps its locks for as long as its host answers for its connection.
+func TestAFrozenReplicaDoesNotFailItsNeighbours(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	frozen, thaw, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = b.store.InIngest(context.Background(), func(in *store.Ingest) error {
+			_, err := in.Load(context.Background(), []PaymentKey{testKey}, nil, nil, false)
+			close(frozen)
+			<-thaw
+			return err
+		})
+	}()
+	<-frozen
+	defer func() { close(thaw); <-done }()
+	group := waitingFor(lone("pi_1"), lone("pi_2"), lone("pi_3"))
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	b.recorder.commit(ctx, group)
+	for _, w := range group {
+		require.NoError(t, <-w.answer)
+	}
+}
+
+// Its customer's erasure has laid the tombstone and was killed before it came to the payment: the second rendering is
+// anonymous, the first is not yet, and both are one attempt.
+func TestATwinOfAHalfErasedPaymentDoesNotFailItsNeighbours(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := intentFailed(1, "insufficient_funds")
+	first.LatestCharge, first.ReceivedAt = "", time.Time{}
+	b.record(t, first)
+	exec := func(sql string) {
+		_, err := b.store.Pool().Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'killed'; END $$`)
+	exec(`CREATE TRIGGER refuse BEFORE UPDATE ON facts FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	_, err := b.store.Erase(t.Context(), store.Erasure{Customer: "cus_1"})
+	require.ErrorContains(t, err, "killed")
+	exec(`DROP TRIGGER refuse ON facts`)
+	twin := first
+	twin.APIVersion = "2025-04-30.basil"
+	group := waitingFor(twin, lone("pi_9"))
+	b.recorder.commit(t.Context(), group)
+	require.Error(t, <-group[0].answer, "it is to be sent again, after the erasure")
+	require.NoError(t, <-group[1].answer)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM payments WHERE payment_id = 'pi_9'`))
+}
+
+func TestWhatIsMadeStorableIsCutBetweenLetters(t *testing.T) {
+	t.Parallel()
+	got := storable("x\x00" + strings.Repeat("é", 200))
+	require.Equal(t, "x"+strings.Repeat("é", 127), got)
+	require.Equal(t, "x"+strings.Repeat("é", 126)+"y", storable("x"+strings.Repeat("é", 126)+"y"+strings.Repeat("é", 9)))
+}

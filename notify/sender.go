@@ -159,10 +159,12 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 		return 0, nil
 	}
 	// From here on the claim must be settled, also when the job's context ends.
+	defer s.hold(owner.Number)()
 	x, outcome, err := s.send(ctx, owner, claimed)
 	if err != nil {
 		// Nothing was sent: give the claim back and let the job come again.
 		x = store.Settlement{Notification: claimed.Notification}
+		x.Notification.NextTryAt = nil // it has passed, and the job comes again by itself
 	}
 	settled, settleErr := s.settle(context.WithoutCancel(ctx), owner.Number, x)
 	if err = errors.Join(err, settleErr); err != nil {
@@ -201,16 +203,7 @@ func (s *Sender) settle(ctx context.Context, owner int64, x store.Settlement) (s
 // insist tries until the database has taken what became of a claim: nobody else knows it, and a claim that stays open
 // would be taken over and sent again. While it tries, this process does not take its own number for a dead one's.
 func (s *Sender) insist(ctx context.Context, owner int64, id string, write func(context.Context) error) error {
-	s.mu.Lock()
-	s.unsettled[owner]++
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.unsettled[owner]--; s.unsettled[owner] == 0 {
-			delete(s.unsettled, owner)
-		}
-	}()
+	defer s.hold(owner)()
 	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := write(try)
@@ -395,4 +388,18 @@ func (s *Sender) tell(n store.Notification, c *store.Claimed, o Outcome, settled
 		return
 	}
 	s.Log.Info("notification."+n.Status, fields...)
+}
+
+// hold keeps this process from taking its own number for a dead one's while a claim of it is open.
+func (s *Sender) hold(owner int64) (release func()) {
+	s.mu.Lock()
+	s.unsettled[owner]++
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.unsettled[owner]--; s.unsettled[owner] == 0 {
+			delete(s.unsettled, owner)
+		}
+	}
 }

@@ -614,3 +614,58 @@ func TestASecondJobOfAMailLeavesItToTheFirst(t *testing.T) {
 	require.Equal(t, 1, b.post.count())
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }
+
+func TestAnErrorAfterADeferralMakesNoJobOfItsOwn(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))
+	b.clock.forward(time.Hour)
+	b.exec(t, `UPDATE facts SET contact = '\x00'::bytea`) // an address that no key opens
+	for range 3 {
+		_, err = s.Deliver(t.Context(), id)
+		require.Error(t, err)
+	}
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`), "the queue repeats the failed job itself")
+}
+
+// Postgres ends the session that holds the process's lock while the mail server takes its time to answer the dot.
+func TestALostSessionDoesNotDoubleTheMailOfALivingProcess(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	look := s.Watcher()
+	first := true
+	b.post.answer = func(l Letter) Outcome {
+		if !first {
+			return Outcome{Result: Accepted, Code: 250}
+		}
+		first = false
+		require.NoError(t, l.BeforeDot(context.Background()))
+		b.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+		require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
+		for range 6 {
+			look(t.Context())
+			b.clock.forward(lookEvery)
+		}
+		return Outcome{Result: Accepted, Code: 250}
+	}
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	for range 30 { // the jobs that a look would have made
+		look(t.Context())
+		_, err = s.Deliver(t.Context(), id)
+		require.NoError(t, err)
+		b.clock.forward(lookEvery)
+	}
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+	require.Equal(t, 1, b.post.count(), "mails that left")
+}

@@ -131,6 +131,12 @@ func IsDataError(err error) bool {
 	return false
 }
 
+// IsCardinality tells whether two rows of one statement are one row's: a part of the group may go well.
+func IsCardinality(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "21000"
+}
+
 // IsRetryable tells whether the same transaction may well succeed when it is run again at once: it was a deadlock's or a
 // serialisation's victim.
 func IsRetryable(err error) bool {

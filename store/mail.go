@@ -150,6 +150,10 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 	n := x.Notification
 	var settled bool
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		// Whoever derives the payment is to see either none of what follows or all of it, the follow-ups too.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, n.PaymentKey.lock()); err != nil {
+			return err
+		}
 		var status string
 		if err := tx.QueryRow(ctx, `SELECT status FROM payments WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4 FOR SHARE`,
 			n.PaymentID, n.Source, n.Account, n.Livemode).Scan(&status); err != nil {

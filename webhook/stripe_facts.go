@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"regexp"
 	"strings"
 
 	"rebound/handler"
@@ -162,10 +163,14 @@ func noChargeCode(code string) bool {
 // set to anything.
 func (o *stripeObject) invoiceOf(f *handler.Fact) {
 	f.Invoice, f.OrderReference = o.invoice, o.orderReference
-	if f.Invoice == "" && strings.HasPrefix(o.orderReference, "in_") {
+	if f.Invoice == "" && invoiceID.MatchString(o.orderReference) {
 		f.Invoice = o.orderReference
 	}
 }
+
+// invoiceID is what an invoice's id may look like: Stripe's hold a digit. A merchant's own "in_store" on every payment would
+// make them all one invoice's.
+var invoiceID = regexp.MustCompile(`^in_[A-Za-z0-9]*[0-9][A-Za-z0-9]*$`)
 
 func (o *stripeObject) outcomeOf(f *handler.Fact) {
 	f.OutcomeType, f.OutcomeReason, f.NetworkStatus, f.RiskLevel = o.outcomeType, o.outcomeReason, o.networkStatus, o.riskLevel
