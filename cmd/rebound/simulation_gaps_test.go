@@ -22,24 +22,41 @@ func TestAMailAndADeliveryAtOnceSpoilNothing(t *testing.T) {
 			a, b := s.launch(), s.launch()
 			mail := func(p *process) { require.True(t, s.mail(p), "no mail is due") }
 			deliver := func(p *process) { s.deliver(p, 1) }
-			for gap := 1; s.inGap(gap, a, mail, b, deliver); gap++ {
+			for gap := 1; s.mailInGap(gap, a, mail, b, deliver); gap++ {
 			}
-			for gap := 1; s.inGap(gap, a, deliver, b, mail); gap++ {
+			for gap := 1; s.mailInGap(gap, a, deliver, b, mail); gap++ {
 			}
 		})
 	}
 }
 
-// inGap lets b do all of its work after so many steps of a's, save where it has to wait for a. It returns false where a has
-// no such step.
-func (s *history) inGap(gap int, a *process, works func(*process), b *process, intrudes func(*process)) bool {
+// mailInGap lets a and b work at once where a mail is due. It returns false where a has no such gap.
+func (s *history) mailInGap(gap int, a *process, works func(*process), b *process, intrudes func(*process)) bool {
 	s.empty()
 	s.begin()
-	s.note("gap %d", gap)
 	a.free.Store(true)
 	s.deliver(a, 0)
 	a.free.Store(false)
 	s.advance(time.Hour)
+	if !s.inGap(gap, a, works, b, intrudes) {
+		return false
+	}
+	b.free.Store(true)
+	defer b.free.Store(false)
+	for s.jump() {
+		s.mail(b)
+	}
+	for key, m := range s.truth().mails {
+		require.LessOrEqual(s.t, s.sink.taken[m.ID], 1, "copies of the mail %s", key)
+		require.Equal(s.t, s.sink.taken[m.ID] == 1, m.Status == store.Sent, "the mail %s: %+v", key, m)
+	}
+	return true
+}
+
+// inGap lets b do all of its work after so many steps of a's, save where it has to wait for a. It returns false where a has
+// no such step.
+func (s *history) inGap(gap int, a *process, works func(*process), b *process, intrudes func(*process)) bool {
+	s.note("gap %d", gap)
 	works(a)
 	for range gap {
 		s.release(a, answer{})
@@ -56,16 +73,35 @@ func (s *history) inGap(gap int, a *process, works func(*process), b *process, i
 		}
 	}
 	s.finishAll()
-	b.free.Store(true)
-	defer b.free.Store(false)
-	for s.jump() {
-		s.mail(b)
-	}
-	for key, m := range s.truth().mails {
-		require.LessOrEqual(s.t, s.sink.taken[m.ID], 1, "copies of the mail %s", key)
-		require.Equal(s.t, s.sink.taken[m.ID] == 1, m.Status == store.Sent, "the mail %s: %+v", key, m)
-	}
 	return true
+}
+
+func TestTwoDeliveriesAtOnceComeToTheSame(t *testing.T) {
+	t.Parallel()
+	for _, later := range []string{"stolen_card", "succeeded"} {
+		t.Run(later, func(t *testing.T) {
+			t.Parallel()
+			s := newHistory(t, 1)
+			s.events = failureAnd(later)
+			a, b := s.launch(), s.launch()
+			a.skew, b.skew = 0, 0
+			deliver := func(event int) func(*process) { return func(p *process) { s.deliver(p, event) } }
+			for event := range s.events {
+				deliver(event)(a)
+				s.finishAll()
+			}
+			want := s.truth()
+			for _, events := range [][2]int{{0, 1}, {1, 0}} {
+				for gap, more := 0, true; more; gap++ {
+					s.empty()
+					s.begin()
+					if more = s.inGap(gap, a, deliver(events[0]), b, deliver(events[1])); more {
+						require.Equal(t, want, s.truth(), "gap %d of event %d", gap, events[0])
+					}
+				}
+			}
+		})
+	}
 }
 
 // failureAnd are a failure that is to be mailed, and what is told later of the same payment: a code or a status.
