@@ -101,8 +101,8 @@ func connect(ctx context.Context, dsn string, maxConns int32, settings map[strin
 	// that what waits for them still ends well.
 	setDefault(params, "idle_in_transaction_session_timeout", "2s")
 	// A session that began read-only may stay so long after the server is not: the next one is to be a new one.
-	config.PrepareConn = func(_ context.Context, c *pgx.Conn) (bool, error) {
-		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on" && c.PgConn().ParameterStatus("in_hot_standby") != "on", nil
+	config.AfterRelease = func(c *pgx.Conn) bool {
+		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on" && c.PgConn().ParameterStatus("in_hot_standby") != "on"
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
