@@ -39,7 +39,7 @@ const (
 	ReasonGuest           = "guest"
 	ReasonPresenceUnknown = "presence_unknown"
 	ReasonTooOld          = "too_old"
-	ReasonPaymentPending  = "payment_pending"
+	ReasonPaymentPending  = store.ReasonPaymentPending
 	ReasonInvoiceUnknown  = "awaits_intent"
 )
 

@@ -72,7 +72,9 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*
 			_, err := tx.Exec(ctx, `UPDATE notifications SET status = $2, reason = $3, updated_at = $4 WHERE id = $1`, id, Canceled, reason, now)
 			return nil, NotFailing, err
 		}
-		return nil, NotFailing, nil
+		// The payment went on while another process, now dead, had the claim.
+		_, err := tx.Exec(ctx, `UPDATE notifications SET reason = $2, updated_at = $3 WHERE id = $1 AND reason = ''`, id, ReasonPaymentPending, now)
+		return nil, NotFailing, err
 	}
 	var streaming, superseded bool
 	k := payment.PaymentKey
