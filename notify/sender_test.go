@@ -207,7 +207,7 @@ func TestTheClaimReadsThePayment(t *testing.T) {
 		reason string
 	}{
 		"recovered":                  {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Canceled, "recovered"},
-		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, ""},
+		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, store.ReasonPaymentPending},
 		"the invoice was settled":    {`INSERT INTO invoices VALUES ('in_1', 'stripe', '', false, 'paid', '', 1); UPDATE payments SET invoice = 'in_1'`, store.Canceled, "superseded"},
 		"a later success, same sum":  {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Canceled, "superseded"},
 		"a later success, other sum": {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', 1, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Sent, ""},

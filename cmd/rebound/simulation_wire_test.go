@@ -57,7 +57,8 @@ func newWire(db *pgx.ConnConfig, ended func(pid uint32), ask func(sql string) ve
 func (w *wire) dsn(db *pgx.ConnConfig, name string) string {
 	host, port, _ := net.SplitHostPort(w.listener.Addr().String())
 	password := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(db.Password)
-	return fmt.Sprintf("host=%s port=%s user=%s password='%s' dbname=%s sslmode=disable application_name=%s",
+	// A process that stands still would lose its transaction by the real clock, which no seed determines.
+	return fmt.Sprintf("host=%s port=%s user=%s password='%s' dbname=%s sslmode=disable application_name=%s idle_in_transaction_session_timeout=0",
 		host, port, db.User, password, db.Database, name)
 }
 
