@@ -39,7 +39,7 @@ const (
 	ReasonGuest           = "guest"
 	ReasonPresenceUnknown = "presence_unknown"
 	ReasonTooOld          = "too_old"
-	ReasonPaymentPending  = store.ReasonPaymentPending
+	ReasonPaymentPending  = "payment_pending"
 	ReasonInvoiceUnknown  = "awaits_intent"
 )
 

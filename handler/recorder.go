@@ -216,9 +216,8 @@ func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	if store.IsRetryable(err) {
 		err = run()
 	}
-	refused := store.IsDataError(err) || store.IsCardinality(err) && len(group) > 1
 	switch {
-	case !refused:
+	case err == nil || !store.IsDataError(err):
 		if err != nil {
 			r.log.Error("recording.failed", zap.Int("deliveries", len(group)), zap.Error(err))
 			recorded = nil // it was rolled back, as far as anybody knows
@@ -424,7 +423,7 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 			continue
 		}
 		out.Notifications = append(out.Notifications, *n)
-		if n.Channel != store.ChannelEmail || n.Status != store.Held {
+		if n.Channel != store.ChannelEmail || n.Status != store.Held || old.Owner != 0 {
 			continue
 		}
 		held := known && old.Status == store.Held
@@ -440,7 +439,7 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		case n.Channel != store.ChannelEmail:
 			// The facts no longer bear it out: a provisional attempt was absorbed, or the evidence changed.
 			out.StaleNotifications = append(out.StaleNotifications, n.ID)
-		case n.Status == store.Held && n.Owner == 0 && d.end() != "":
+		case n.Status == store.Held && d.end() != "":
 			n.Status, n.Reason, n.UpdatedAt = store.Canceled, d.end(), now
 			out.Notifications = append(out.Notifications, n)
 		}
@@ -480,11 +479,9 @@ func senderDecided(old, n store.Notification) bool {
 	return false
 }
 
-// over tells whether a notification has left the hands of those who decide: claimed, sent or ended.
+// over tells whether a notification has left the hands of those who decide. One that is claimed has not: its try may end
+// in "not now".
 func over(n store.Notification) bool {
-	if n.Owner != 0 {
-		return true
-	}
 	switch n.Status {
 	case store.Held, store.Suppressed, store.Canceled:
 		return false

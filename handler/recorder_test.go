@@ -361,7 +361,7 @@ func TestAFrozenReplicaDoesNotFailItsNeighbours(t *testing.T) {
 
 // Its customer's erasure has laid the tombstone and was killed before it came to the payment: the second rendering is
 // anonymous, the first is not yet, and both are one attempt.
-func TestATwinOfAHalfErasedPaymentDoesNotFailItsNeighbours(t *testing.T) {
+func TestATwinOfAHalfErasedPaymentIsTheSameAttempt(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	first := intentFailed(1, "insufficient_funds")
@@ -380,8 +380,9 @@ func TestATwinOfAHalfErasedPaymentDoesNotFailItsNeighbours(t *testing.T) {
 	twin.APIVersion = "2025-04-30.basil"
 	group := waitingFor(twin, lone("pi_9"))
 	b.recorder.commit(t.Context(), group)
-	require.Error(t, <-group[0].answer, "it is to be sent again, after the erasure")
+	require.NoError(t, <-group[0].answer)
 	require.NoError(t, <-group[1].answer)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE payment_id = 'pi_1'`))
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM payments WHERE payment_id = 'pi_9'`))
 }
 

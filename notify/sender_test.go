@@ -207,7 +207,7 @@ func TestTheClaimReadsThePayment(t *testing.T) {
 		reason string
 	}{
 		"recovered":                  {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Canceled, "recovered"},
-		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, store.ReasonPaymentPending},
+		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, ""},
 		"the invoice was settled":    {`INSERT INTO invoices VALUES ('in_1', 'stripe', '', false, 'paid', '', 1); UPDATE payments SET invoice = 'in_1'`, store.Canceled, "superseded"},
 		"a later success, same sum":  {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Canceled, "superseded"},
 		"a later success, other sum": {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', 1, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Sent, ""},
@@ -328,13 +328,20 @@ func TestWhatTheServerSaysDecides(t *testing.T) {
 	}
 }
 
+// deferred is a due mail and a mail server that says "not now".
+func deferred(t *testing.T) (b *bench, s *Sender, id string) {
+	t.Helper()
+	b = setup(t)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
+	s = b.sender(t)
+	id = b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	return b, s, id
+}
+
 func TestAMailRefusedForADayIsGivenUp(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
-	s := b.sender(t)
-	id := b.failing(t, "pi_1", "buyer@example.com")
-	b.clock.forward(time.Minute)
+	b, s, id := deferred(t)
 	for range 40 {
 		_, err := s.Deliver(t.Context(), id)
 		require.NoError(t, err)
@@ -371,7 +378,9 @@ func TestAPaymentThatEndsWhileItsMailIsUnderWayEndsItsMails(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
 			b.post.answer = func(Letter) Outcome {
+				// as the recorder writes it
 				b.exec(t, `UPDATE payments SET status = 'recovered'`)
+				b.exec(t, `UPDATE notifications SET status = 'canceled', reason = 'recovered'`)
 				return Outcome{Result: c.result}
 			}
 			s := b.sender(t, func(conf *Config) { conf.Reminders = []time.Duration{72 * time.Hour} })
@@ -617,11 +626,7 @@ func TestASecondJobOfAMailLeavesItToTheFirst(t *testing.T) {
 
 func TestAnErrorAfterADeferralMakesNoJobOfItsOwn(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
-	s := b.sender(t)
-	id := b.failing(t, "pi_1", "buyer@example.com")
-	b.clock.forward(time.Minute)
+	b, s, id := deferred(t)
 	_, err := s.Deliver(t.Context(), id)
 	require.NoError(t, err)
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))

@@ -18,6 +18,7 @@ type table[T any] struct {
 	name    string
 	columns []column
 	names   string // c1, c2, …
+	unnest  string // unnest($1::text[], …)
 }
 
 type column struct {
@@ -25,7 +26,6 @@ type column struct {
 	index  []int
 	typ    reflect.Type
 	sql    string
-	cast   string        // of the table's column, where text is none without it
 	detail []detailField // of the column that holds the rest
 }
 
@@ -43,24 +43,15 @@ func (t table[T]) without(names ...string) table[T] {
 	return t.written()
 }
 
-// casting is the table in which some columns are of types that have no field's type.
-func (t table[T]) casting(to map[string]string) table[T] {
-	t.columns = slices.Clone(t.columns)
-	for i, c := range t.columns {
-		if to[c.name] != "" {
-			t.columns[i].cast = "::" + to[c.name]
-		}
-	}
-	return t
-}
-
-// written works out the text that statements are made of.
+// written works out the texts that the statements are made of.
 func (t table[T]) written() table[T] {
-	var names []string
-	for _, c := range t.columns {
+	var names, arrays []string
+	for i, c := range t.columns {
 		names = append(names, c.name)
+		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, c.sql))
 	}
 	t.names = strings.Join(names, ", ")
+	t.unnest = "unnest(" + strings.Join(arrays, ", ") + ")"
 	return t
 }
 
@@ -140,13 +131,7 @@ func (t table[T]) arrays(rows []T) ([]any, error) {
 
 // insert is the statement that writes the rows of arrays; tail is its ON CONFLICT part.
 func (t table[T]) insert(tail string) string {
-	var list, arrays []string
-	for i, c := range t.columns {
-		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, c.sql))
-		list = append(list, "u."+c.name+c.cast)
-	}
-	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT " + strings.Join(list, ", ") +
-		" FROM unnest(" + strings.Join(arrays, ", ") + ") AS u(" + t.names + ") " + tail
+	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT * FROM " + t.unnest + " " + tail
 }
 
 // queue adds the statement that writes rows; tail is its ON CONFLICT part. No rows, no statement.

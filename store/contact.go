@@ -169,7 +169,6 @@ func firstOf(to *string, values ...string) {
 
 // The reasons for which a mail is held until something outside it changes.
 const (
-	ReasonPaymentPending    = "payment_pending"
 	ReasonNoAddress         = "no_address"
 	ReasonSMTPNotConfigured = "smtp_not_configured"
 	ReasonMailStorm         = "mail_storm"  // too many unknown mailboxes in an hour

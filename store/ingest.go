@@ -16,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/rivertype"
 )
 
 var (
@@ -109,12 +108,6 @@ func (in *Ingest) send(ctx context.Context, b *pgx.Batch) error {
 // maxIngests is how many transactions of InIngest run at a time: a recorder has two committers.
 const maxIngests = 2
 
-// ingestSettings keep plans to the indexes, whatever is known of the tables: a fresh database has no statistics to plan by,
-// and a plan that is made anew for each group costs more than running it.
-var ingestSettings = map[string]string{
-	"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan", "jit": "off",
-}
-
 // IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
 func IsDataError(err error) bool {
 	if errors.Is(err, errUnstorable) {
@@ -129,12 +122,6 @@ func IsDataError(err error) bool {
 		return true
 	}
 	return false
-}
-
-// IsCardinality tells whether two rows of one statement are one row's: a part of the group may go well.
-func IsCardinality(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "21000"
 }
 
 // IsRetryable tells whether the same transaction may well succeed when it is run again at once: it was a deadlock's or a
@@ -197,7 +184,8 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 }
 
 // Load locks the payments in the one order that every replica uses, and reads all that is known of them and of the
-// invoices, the group's own facts added. The lock comes first: what is read after it cannot change until the commit.
+// invoices, the group's own facts added. The lock comes first: what is read after it cannot change until the commit, save
+// that a sender claims a mail.
 // Whether the customers are known is asked only where askCustomers.
 func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, facts []*Fact, askCustomers bool) (*Loaded, error) {
 	payments = sorted(payments)
@@ -216,6 +204,13 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	gone, err := in.loadKnown(ctx, payments, invoices, facts, askCustomers, l, stored)
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
+	}
+	if len(gone.found) > 0 { // an erasure that has not come to these payments yet
+		for _, p := range l.Payments {
+			for _, f := range p.Facts {
+				gone.anonymise(f)
+			}
+		}
 	}
 	facts = slices.Clone(facts)
 	slices.SortStableFunc(facts, func(a, b *Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
@@ -386,14 +381,22 @@ var (
 	savePayments = `ON CONFLICT (payment_id, source, account, livemode) DO UPDATE SET ` +
 		paymentTable.excluded("payment_id", "source", "account", "livemode", "created_at")
 	saveAttempts = `ON CONFLICT (id) DO UPDATE SET ` + attemptTable.excluded("id", "payment_id", "source", "account", "livemode")
-	// What is claimed or over is out of reach: only its sender may still change it.
-	// What a page has shown is the stream's to write down.
-	saveNotifications = `ON CONFLICT (id) DO UPDATE SET ` +
-		newNotifications.excluded("id", "payment_id", "source", "account", "livemode", "message_id", "created_at", "shown_code", "locale") + `,
-		shown_code = CASE WHEN notifications.channel = 'checkout' THEN notifications.shown_code ELSE EXCLUDED.shown_code END,
-		locale = CASE WHEN notifications.channel = 'checkout' THEN notifications.locale ELSE EXCLUDED.locale END
-		WHERE notifications.owner = 0 AND (notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email')`
+	// A mail that is over is its sender's alone. Of one that is claimed the decision is written down, should its try end in
+	// "not now"; what it speaks of is its sender's. What a page has shown is the stream's to write down.
+	saveNotifications = `ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, reason = EXCLUDED.reason, updated_at = EXCLUDED.updated_at, ` +
+		excludedWhere("notifications.owner = 0", "failure_id", "due_at", "sent_at", "customer") + ", " +
+		excludedWhere("notifications.owner = 0 AND notifications.channel <> 'checkout'", "locale", "shown_code") + `
+		WHERE notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email'`
 )
+
+// excludedWhere lists what sets columns to the new row's where a condition holds.
+func excludedWhere(condition string, columns ...string) string {
+	sets := make([]string, len(columns))
+	for i, c := range columns {
+		sets[i] = fmt.Sprintf("%[1]s = CASE WHEN %[2]s THEN EXCLUDED.%[1]s ELSE notifications.%[1]s END", c, condition)
+	}
+	return strings.Join(sets, ", ")
+}
 
 // Save writes what the group came to, and commits.
 func (in *Ingest) Save(ctx context.Context, c Changes) error {
@@ -438,33 +441,26 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	return nil
 }
 
-// jobRow is a job as River keeps it. Its own insert is a round trip of its own, and returns what nobody reads; a job is a
-// plain row to clients in any language.
-type jobRow struct {
-	Kind        string    `db:"kind"`
-	Args        string    `db:"args"`
-	Queue       string    `db:"queue"`
-	ScheduledAt time.Time `db:"scheduled_at"`
-	State       string    `db:"state"`
-	MaxAttempts int64     `db:"max_attempts"`
-}
-
-var jobTable = newTable[jobRow]("river_job").casting(map[string]string{"args": "jsonb", "state": "river_job_state"})
-
+// queueJobs adds the statement that writes jobs. River's own insert is a round trip of its own, and returns what nobody
+// reads; a job is a plain row to clients in any language.
 func queueJobs(b *pgx.Batch, jobs []Job, now time.Time) error {
-	rows := make([]jobRow, 0, len(jobs))
+	if len(jobs) == 0 {
+		return nil
+	}
+	var kinds, args, queues []string
+	var times []time.Time
 	for _, j := range jobs {
-		args, err := json.Marshal(j.Args)
+		text, err := json.Marshal(j.Args)
 		if err != nil {
 			return fmt.Errorf("writing a job %s: %w", j.Args.Kind(), err)
 		}
-		state := rivertype.JobStateAvailable
-		if j.At.After(now) {
-			state = rivertype.JobStateScheduled
-		}
-		rows = append(rows, jobRow{j.Args.Kind(), string(args), j.Queue, j.At, string(state), river.MaxAttemptsDefault})
+		kinds, args, queues, times = append(kinds, j.Args.Kind()), append(args, string(text)), append(queues, j.Queue), append(times, j.At)
 	}
-	return jobTable.queue(b, rows, ``)
+	b.Queue(`INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts)
+		SELECT j.kind, j.args::jsonb, j.queue, j.at, CASE WHEN j.at > $5 THEN 'scheduled' ELSE 'available' END::river_job_state, $6
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS j(kind, args, queue, at)`,
+		kinds, args, queues, times, now, river.MaxAttemptsDefault)
+	return nil
 }
 
 // Now is the store's clock, in UTC and in the precision that Postgres keeps.

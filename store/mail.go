@@ -72,9 +72,7 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*
 			_, err := tx.Exec(ctx, `UPDATE notifications SET status = $2, reason = $3, updated_at = $4 WHERE id = $1`, id, Canceled, reason, now)
 			return nil, NotFailing, err
 		}
-		// The payment went on while another process, now dead, had the claim.
-		_, err := tx.Exec(ctx, `UPDATE notifications SET reason = $2, updated_at = $3 WHERE id = $1 AND reason = ''`, id, ReasonPaymentPending, now)
-		return nil, NotFailing, err
+		return nil, NotFailing, nil
 	}
 	var streaming, superseded bool
 	k := payment.PaymentKey
@@ -105,9 +103,10 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*
 	if err != nil {
 		return nil, "", fmt.Errorf("reading the newest attempt of payment %s: %w", k.PaymentID, err)
 	}
-	_, err = tx.Exec(ctx, `UPDATE notifications SET owner = $2, tries = tries + 1, failure_id = $3, shown_code = $4, updated_at = $5 WHERE id = $1`,
+	// Why it waited is over: a reason that it has later is what was decided while it was claimed.
+	_, err = tx.Exec(ctx, `UPDATE notifications SET owner = $2, reason = '', tries = tries + 1, failure_id = $3, shown_code = $4, updated_at = $5 WHERE id = $1`,
 		id, owner, attempt.ID, attempt.PublicCode, now)
-	n.Owner, n.Tries, n.FailureID, n.ShownCode = owner, n.Tries+1, attempt.ID, attempt.PublicCode
+	n.Owner, n.Reason, n.Tries, n.FailureID, n.ShownCode = owner, "", n.Tries+1, attempt.ID, attempt.PublicCode
 	return &Claimed{Notification: n, Payment: payment, Attempt: attempt}, "", err
 }
 
@@ -146,8 +145,8 @@ type Settlement struct {
 }
 
 // Settle ends a claim: the owner says what became of the mail. It has no effect, and returns false, where the claim is no
-// longer the owner's. The payment is read under its lock: a mail that was to be tried again is canceled when the payment
-// has ended meanwhile, and nothing follows.
+// longer the owner's. The payment is read under its lock: for a mail that was to be tried again, what was decided of it
+// meanwhile stands, and nothing follows once the payment has ended.
 func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, error) {
 	n := x.Notification
 	var settled bool
@@ -156,14 +155,19 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, n.PaymentKey.lock()); err != nil {
 			return err
 		}
-		var status string
-		if err := tx.QueryRow(ctx, `SELECT status FROM payments WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4 FOR SHARE`,
-			n.PaymentID, n.Source, n.Account, n.Livemode).Scan(&status); err != nil {
+		var payment, status, reason string
+		err := tx.QueryRow(ctx, `SELECT p.status, n.status, n.reason FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
+			WHERE n.id = $1 AND n.owner = $2 FOR SHARE OF p`, n.ID, owner).Scan(&payment, &status, &reason)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		end := over(status)
-		if end != "" && n.Status == Held {
-			n.Status, n.Reason, n.NextTryAt = Canceled, end, nil
+		if n.Status == Held && status != Held {
+			n.Status, n.Reason, n.NextTryAt = status, reason, nil
+		} else if n.Status == Held && reason != "" {
+			n.Reason = reason
 		}
 		tag, err := tx.Exec(ctx, `UPDATE notifications SET status = $3, reason = $4, next_try_at = $5, sent_at = $6, locale = $7, mailbox = $8,
 			new_mailbox = $9, owner = 0, updated_at = $10 WHERE id = $1 AND owner = $2`,
@@ -183,7 +187,7 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		if n.Status == Held && n.NextTryAt != nil {
 			jobs = append(jobs, mailJobAt(n.ID, *n.NextTryAt))
 		}
-		if end == "" && len(x.FollowUps) > 0 {
+		if over(payment) == "" && len(x.FollowUps) > 0 {
 			b := &pgx.Batch{}
 			if err := notificationTable.queue(b, x.FollowUps, `ON CONFLICT DO NOTHING`); err != nil {
 				return err

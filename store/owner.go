@@ -80,20 +80,17 @@ func (s *Store) IdleOwners(ctx context.Context) ([]int64, error) {
 	return idle, nil
 }
 
-// TakeOver releases the claims of a dead process: they become held and get jobs again or, where sending twice is worse
-// than not at all, unknown. It does nothing, and returns no ids, if the process turns out to live.
+// TakeOver releases the claims of a dead process: they stand as was decided meanwhile, held as a rule, and get jobs again
+// or, where sending twice is worse than not at all, become unknown. It does nothing, and returns no ids, if the process turns out to live.
 func (s *Store) TakeOver(ctx context.Context, number int64, again bool) (ids []string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var dead bool
 		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1, $2)`, int32(ownerLock), int32(number)).Scan(&dead); err != nil || !dead {
 			return err
 		}
-		status, reason := Held, ""
-		if !again {
-			status, reason = Unknown, "sender_died"
-		}
-		rows, err := tx.Query(ctx, `UPDATE notifications SET owner = 0, status = $2, reason = $3, updated_at = $4 WHERE owner = $1 RETURNING id`,
-			number, status, reason, s.Now())
+		rows, err := tx.Query(ctx, `UPDATE notifications SET owner = 0, status = CASE WHEN $2 THEN status ELSE $3 END,
+			reason = CASE WHEN $2 THEN reason ELSE 'sender_died' END, updated_at = $4 WHERE owner = $1 RETURNING id`,
+			number, again, Unknown, s.Now())
 		if err != nil {
 			return err
 		}

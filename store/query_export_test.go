@@ -14,5 +14,5 @@ func PaymentSQL(paymentID string) (string, []any) { return paymentSQL(paymentID,
 // NotificationsSQL is the statement by which failures get their notifications; ByIndexes sets how all of them are planned.
 var (
 	NotificationsSQL = notificationsSQL
-	ByIndexes        = byIndexes
+	ByIndexes        = setByIndexes
 )

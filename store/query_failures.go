@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -193,12 +195,22 @@ func (s *Store) addNotifications(ctx context.Context, db querier, failures []Fai
 	return nil
 }
 
-// byIndexes plans a question once, not for each of its arguments, which takes longer than to answer it; and it keeps the
-// plan to the order of an index, whatever is known of the tables. Without statistics Postgres expects a large part of a
-// large table: it would read all of a customer's or card's rows to sort them, start workers and compile the plan.
-const byIndexes = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
-	set_config('enable_bitmapscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-	set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)`
+// byIndexes are settings that plan a statement once, not for each of its arguments, which takes longer than to run it; and
+// that keep the plan to the order of an index, whatever is known of the tables. Without statistics Postgres expects a large
+// part of a large table: it would read all of a customer's or card's rows to sort them, start workers and compile the plan.
+var byIndexes = map[string]string{
+	"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashjoin": "off",
+	"enable_mergejoin": "off", "max_parallel_workers_per_gather": "0", "jit": "off",
+}
+
+// setByIndexes makes the settings, until the transaction ends.
+var setByIndexes = func() string {
+	var calls []string
+	for _, name := range slices.Sorted(maps.Keys(byIndexes)) {
+		calls = append(calls, fmt.Sprintf("set_config('%s', '%s', true)", name, byIndexes[name]))
+	}
+	return "SELECT " + strings.Join(calls, ", ")
+}()
 
 // querier is a pool or a transaction.
 type querier interface {
@@ -209,7 +221,7 @@ type querier interface {
 // with its transaction.
 func collect[T any](ctx context.Context, db querier, sql string, args ...any) (all []T, err error) {
 	b := &pgx.Batch{}
-	b.Queue(byIndexes)
+	b.Queue(setByIndexes)
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
 		all, err = collected[T](rows, nil)
 		return err

@@ -18,11 +18,11 @@ import (
 
 var ledgerNow = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
-func ledgerStore(t *testing.T) *store.Store {
+func openStore(t *testing.T) *store.Store {
 	t.Helper()
 	keys, err := seal.ParseKeys(seal.GenerateKey())
 	require.NoError(t, err)
-	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 2, Now: func() time.Time { return ledgerNow }})
+	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 1, Now: func() time.Time { return ledgerNow }})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	return s
@@ -58,7 +58,7 @@ func ids(u decline.Use) []string {
 
 func TestTheUseOfACardIsWhatCountsOnIt(t *testing.T) {
 	t.Parallel()
-	s := ledgerStore(t)
+	s := openStore(t)
 	old := func(a *store.Attempt) { a.OccurredAt = ledgerNow.Add(-31 * 24 * time.Hour) }
 	asked := declined("asked")
 	bare := declined("bare", func(a *store.Attempt) { a.Fingerprint, a.MethodID = "", "" })
@@ -110,7 +110,7 @@ func TestARowKeepsItsVerdictInItsQuestion(t *testing.T) {
 
 func TestACardUnderAttackIsReadInPart(t *testing.T) {
 	t.Parallel()
-	s := ledgerStore(t)
+	s := openStore(t)
 	var attempts []store.Attempt
 	for i := range 250 {
 		attempts = append(attempts, declined(fmt.Sprintf("a%03d", i), func(a *store.Attempt) {

@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rebound/store"
-	"rebound/store/seal"
 	"rebound/store/storetest"
 )
 
@@ -96,11 +95,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 
 func TestAQuestionIsPlannedOnceAndLeavesNoSettingBehind(t *testing.T) {
 	t.Parallel()
-	keys, err := seal.ParseKeys(seal.GenerateKey())
-	require.NoError(t, err)
-	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 1})
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
+	s := openStore(t)
 	save(t, s, declined("a"))
 	settings := func() (both string) {
 		require.NoError(t, s.Pool().QueryRow(t.Context(), "SELECT current_setting('jit') || current_setting('enable_seqscan')").Scan(&both))

@@ -34,7 +34,7 @@ type Config struct {
 // Store is a pool of connections with the keys that seal what is written. It is safe for concurrent use.
 type Store struct {
 	pool   *pgxpool.Pool
-	ingest *pgxpool.Pool // for InIngest alone, with ingestSettings: what else waits for Postgres must not delay an answer
+	ingest *pgxpool.Pool // for InIngest alone, planning byIndexes: what else waits for Postgres must not delay an answer
 	sealer *seal.Sealer
 	hasher *seal.Hasher
 	jobs   *river.Client[pgx.Tx] // inserts only; workers have a client of their own
@@ -53,7 +53,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	ingest, err := connect(ctx, c.DSN, maxIngests, ingestSettings)
+	ingest, err := connect(ctx, c.DSN, maxIngests, byIndexes)
 	if err != nil {
 		pool.Close()
 		return nil, err

@@ -96,9 +96,6 @@ func (s *history) compare(key string, got, want mailState) {
 	claimed := s.claims[got.ID]
 	switch {
 	case claimed && slices.Contains([]string{store.Sent, store.Failed, store.Unknown}, got.Status):
-	case claimed && got.Status == store.Canceled && want.Status == store.Suppressed: // the payment ended while it was claimed
-	// What is decided while a mail is claimed is not written on it, and is missing when it is to be tried again: a gap.
-	case claimed && got.Status == store.Held && want.Status == store.Suppressed:
 	case got.Reason == string(store.Superseded) && want.Reason == handler.ReasonPaymentPending: // it was over before the payment waited
 	case s.sink.bounces && got.Reason == "bounced":
 	case reminder && got.Status != store.Held:

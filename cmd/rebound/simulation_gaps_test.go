@@ -2,6 +2,7 @@ package main
 
 import (
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,9 +118,42 @@ func failureAnd(later string) []worldEvent {
 	eventType := "payment_intent." + later
 	if later == "stolen_card" {
 		failure["decline_code"], eventType = later, "payment_intent.payment_failed"
+	} else if later == "payment_intent_authentication_failure" {
+		intent["last_payment_error"] = fields{"type": "invalid_request_error", "code": later}
+		delete(intent, "latest_charge")
+		w.now += int64(time.Hour / time.Second)
+		eventType = "payment_intent.payment_failed"
 	} else {
 		intent["status"] = later
 	}
 	w.add("later", "2024-06-20", eventType, nil, intent)
 	return w.events
+}
+
+// What is decided while a mail is claimed must hold once it is tried again: here that the customer is at the page.
+func TestADecisionThatComesWhileAMailIsClaimedIsNotLost(t *testing.T) {
+	s := newHistory(t, 1)
+	s.atPeace, s.events = true, failureAnd("payment_intent_authentication_failure")
+	a, b := s.launch(), s.launch()
+	s.deliver(a, 0)
+	s.finishAll()
+	s.advance(time.Hour)
+	require.True(t, s.mail(a))
+	for !strings.HasPrefix(a.held, "smtp to") {
+		s.release(a, answer{})
+	}
+	s.deliver(b, 1)
+	for b.task != nil {
+		s.release(b, answer{})
+	}
+	s.release(a, answer{outcome: notNow})
+	s.finishAll()
+	s.advance(time.Hour)
+	for s.jump() {
+		s.mail(b)
+		s.finishAll()
+	}
+	for key, m := range s.truth().mails {
+		require.Equal(t, [2]string{"suppressed", "on_session"}, [2]string{m.Status, m.Reason}, "%s: %+v, taken %d", key, m, s.sink.taken[m.ID])
+	}
 }
