@@ -10,9 +10,6 @@ import (
 	"go.uber.org/zap"
 )
 
-// noScans keeps plans off the tables as a whole: a fresh database has no statistics to plan by.
-const noScans = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
-
 // Retention says how long what is stored is kept, from its receipt.
 type Retention struct {
 	Failures   time.Duration // a payment with all that hangs on it, once its last event is as old
@@ -27,7 +24,7 @@ type Swept struct {
 
 const (
 	// sweepBatch is how many rows one transaction takes away at most: what it locks is free again in a few milliseconds.
-	sweepBatch = 100
+	sweepBatch = 25
 	// sweepLock is the advisory lock of the one sweep, or erasure, that is in a batch.
 	sweepLock = 0x73776570
 	// sweepRest bounds the pause after a batch, which is as long as the batch was: events come first.
@@ -65,8 +62,8 @@ func (s *Store) inBatches(ctx context.Context, batch func(context.Context, pgx.T
 			var alone bool
 			// Nothing is lost with a sweep that a crash undoes, so its commit waits for no disk while it holds locks.
 			b := &pgx.Batch{}
-			b.Queue(noScans)
-			b.Queue(`SELECT set_config('synchronous_commit', 'off', true), set_config('enable_bitmapscan', 'off', true)`)
+			b.Queue(setByIndexes)
+			b.Queue(`SET LOCAL synchronous_commit = off`)
 			b.Queue(`SELECT pg_try_advisory_xact_lock($1)`, int64(sweepLock)).QueryRow(func(row pgx.Row) error { return row.Scan(&alone) })
 			err := tx.SendBatch(ctx, b).Close()
 			if err != nil {
