@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -29,6 +30,9 @@ const (
 	recordTimeout = 4 * time.Second
 	// retryAfter asks a sender that could not be served to wait; providers keep their own schedules all the same.
 	retryAfter = 5 * time.Second
+	// maxReceiving bounds the bytes of all bodies that one endpoint is reading, and of those that wait to be kept aside:
+	// anybody can send bodies, and send them slowly. It is some ten thousand usual events.
+	maxReceiving = 64 << 20
 )
 
 // provider is what an endpoint must be told of whoever posts to it.
@@ -46,7 +50,8 @@ type provider interface {
 type endpoint struct {
 	source    string
 	provider  provider
-	bodyLimit int64 // bytes
+	bodyLimit int64         // bytes
+	receiving *atomic.Int64 // bytes, see maxReceiving
 	recorder  Recorder
 	now       func() time.Time
 	log       *zap.Logger
@@ -70,6 +75,7 @@ func (e endpoint) ready(secrets []string, reg prometheus.Registerer) (endpoint, 
 		return e, fmt.Errorf("registering the webhook metrics: %w", err)
 	}
 	e.bodyLimit = cmp.Or(e.bodyLimit, int64(DefaultBodyLimit))
+	e.receiving = new(atomic.Int64)
 	if e.now == nil {
 		e.now = time.Now
 	}
@@ -128,17 +134,48 @@ func (e *endpoint) serve(c echo.Context) error {
 }
 
 func (e *endpoint) receive(w http.ResponseWriter, r *http.Request) result {
-	refuse := func(status int, body []byte, name string) result {
-		return result{status: status, body: body, name: name, secret: -1}
+	d, res := e.admit(w, r)
+	if res.status != http.StatusOK || res.out.Use == Ignored {
+		return res
+	}
+	if d.Quarantine != nil {
+		size := int64(len(d.Quarantine.Body))
+		e.receiving.Add(size)
+		defer e.receiving.Add(-size)
+	}
+	// A sender that hangs up has still sent: what it brought is stored, and its next attempt finds it there.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), recordTimeout)
+	defer cancel()
+	if err := e.recorder.Record(ctx, d); err != nil {
+		res.status, res.body, res.name, res.err = http.StatusServiceUnavailable, bodyUnavailable, "storage_failed", err
+		switch {
+		case errors.Is(err, handler.ErrBusy):
+			res.name = "busy"
+		case errors.Is(err, context.DeadlineExceeded):
+			res.name = "storage_slow"
+		}
+	}
+	return res
+}
+
+// admit reads, verifies and decodes. The body is given back before what it says waits for its commit: thousands may wait.
+func (e *endpoint) admit(w http.ResponseWriter, r *http.Request) (handler.Delivery, result) {
+	refuse := func(status int, body []byte, name string) (handler.Delivery, result) {
+		return handler.Delivery{}, result{status: status, body: body, name: name, secret: -1}
 	}
 	if len(r.Header.Values("Content-Encoding")) > 0 {
 		return refuse(http.StatusUnsupportedMediaType, bodyEncoded, "encoded")
 	}
 	buf := bodies.Get().(*bytes.Buffer)
 	defer recycle(buf)
-	switch err := readBody(buf, w, r, e.bodyLimit); {
+	counted := &countedBody{body: r.Body, all: e.receiving}
+	defer counted.free()
+	switch err := readBody(buf, counted, w, r.ContentLength, e.bodyLimit); {
 	case errors.Is(err, errBodyTooLarge):
 		return refuse(http.StatusRequestEntityTooLarge, bodyTooLarge, "too_large")
+	case errors.Is(err, handler.ErrBusy):
+		w.Header().Set("Connection", "close") // else the answer waits for the rest of the body
+		return refuse(http.StatusServiceUnavailable, bodyUnavailable, "busy")
 	case err != nil:
 		return refuse(http.StatusBadRequest, bodyBad, "body_unread")
 	}
@@ -149,26 +186,10 @@ func (e *endpoint) receive(w http.ResponseWriter, r *http.Request) result {
 	}
 	d, out, err := e.provider.read(buf.Bytes())
 	if err != nil {
-		return result{status: http.StatusBadRequest, body: bodyBad, name: "unreadable", secret: secret}
+		return d, result{status: http.StatusBadRequest, body: bodyBad, name: "unreadable", secret: secret}
 	}
 	e.metrics.decoded(e.source, secret, out)
-	res := result{http.StatusOK, bodyOK, string(out.Use), secret, out, e.provider.remarks(r.Header, out), nil}
-
-	if out.Use != Ignored {
-		// A sender that hangs up has still sent: what it brought is stored, and its next attempt finds it there.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), recordTimeout)
-		defer cancel()
-		if err := e.recorder.Record(ctx, d); err != nil {
-			res.status, res.body, res.name, res.err = http.StatusServiceUnavailable, bodyUnavailable, "storage_failed", err
-			switch {
-			case errors.Is(err, handler.ErrBusy):
-				res.name = "busy"
-			case errors.Is(err, context.DeadlineExceeded):
-				res.name = "storage_slow"
-			}
-		}
-	}
-	return res
+	return d, result{http.StatusOK, bodyOK, string(out.Use), secret, out, e.provider.remarks(r.Header, out), nil}
 }
 
 // report writes one wide line and counts. Nothing in it is private: ids, names and numbers only.
@@ -236,18 +257,35 @@ var errBodyTooLarge = errors.New("the body is over the limit")
 // answer instead of a broken connection.
 const maxDrain = 4 << 20
 
-// readBody reads the whole body as it was sent, which is what is signed, or says that it is over limit bytes.
-func readBody(buf *bytes.Buffer, w http.ResponseWriter, r *http.Request, limit int64) error {
-	if n := r.ContentLength; n > 0 && n <= limit {
-		buf.Grow(int(n) + bytes.MinRead)
+// countedBody counts what was read of a body among all that is held, and ends it with handler.ErrBusy where that is too
+// much.
+type countedBody struct {
+	body io.Reader
+	all  *atomic.Int64
+	own  int64
+}
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.body.Read(p)
+	c.own += int64(n)
+	if c.all.Add(int64(n)) > maxReceiving {
+		return n, handler.ErrBusy
 	}
-	if r.ContentLength <= limit {
-		n, err := io.Copy(buf, io.LimitReader(r.Body, limit+1))
+	return n, err
+}
+
+func (c *countedBody) free() { c.all.Add(-c.own) }
+
+// readBody reads the whole body as it was sent, which is what is signed, or says that it is over limit bytes. It makes
+// room as bytes come: how long a body will be is anybody's claim.
+func readBody(buf *bytes.Buffer, body *countedBody, w http.ResponseWriter, length, limit int64) error {
+	if length <= limit {
+		n, err := io.Copy(buf, io.LimitReader(body, limit+1))
 		if err != nil || n <= limit {
 			return err
 		}
 	}
-	if n, err := io.CopyN(io.Discard, r.Body, maxDrain); err == nil && n == maxDrain {
+	if n, err := io.CopyN(io.Discard, body.body, maxDrain); err == nil && n == maxDrain {
 		w.Header().Set("Connection", "close")
 	}
 	return errBodyTooLarge

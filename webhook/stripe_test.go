@@ -215,6 +215,35 @@ func TestBodiesOverTheLimitAreRefused(t *testing.T) {
 	require.Equal(t, http.StatusRequestEntityTooLarge, do(t, r).status)
 }
 
+func TestBodiesThatAreHeldBackTakeNoMoreThanTheirShareOfMemory(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	u, err := url.Parse(d.url)
+	require.NoError(t, err)
+	const most = maxReceiving / DefaultBodyLimit
+	nearly := bytes.Repeat([]byte(" "), DefaultBodyLimit-1)
+	answers := make(chan int, most+10)
+	var conns []net.Conn
+	for range most + 10 {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", u.Host)
+		require.NoError(t, err)
+		conns = append(conns, conn)
+		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", StripePath, DefaultBodyLimit, nearly)
+		require.NoError(t, err)
+		go func() {
+			if res, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+				_ = res.Body.Close()
+				answers <- res.StatusCode
+			}
+		}()
+	}
+	require.Equal(t, http.StatusServiceUnavailable, <-answers)
+	for _, conn := range conns {
+		require.NoError(t, conn.Close())
+	}
+	require.Eventually(t, func() bool { return d.signed(t, []byte(failedCharge)).status == http.StatusOK }, 10*time.Second, 10*time.Millisecond)
+}
+
 func TestEncodedBodiesAreRefused(t *testing.T) {
 	t.Parallel()
 	var packed bytes.Buffer
