@@ -240,7 +240,10 @@ func run(t *testing.T, dir string, uid int) (cmd *exec.Cmd, line string) {
 	self := filepath.Join(openDir(t), "helper") // go test's own directory is closed to others
 	b, err := os.ReadFile(os.Args[0])
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(self, b, 0o755))
+	syscall.ForkLock.RLock() // a process that another test forks now would hold the file open for writing: "text file busy"
+	err = os.WriteFile(self, b, 0o755)
+	syscall.ForkLock.RUnlock()
+	require.NoError(t, err)
 	require.NoError(t, os.Chmod(self, 0o755))
 	cmd = exec.Command(self)
 	cmd.Dir = "/"
