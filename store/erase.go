@@ -186,7 +186,6 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 	var payments []Payment
 	var attempts []Attempt
 	b := &pgx.Batch{}
-	b.Queue(setByIndexes)
 	b.Queue(`SELECT pg_advisory_xact_lock($1)`, k.lock())
 	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"), a...).Query(
 		eachRow(func(f Fact) { facts = append(facts, f) }))

@@ -96,7 +96,7 @@ func CheckSchema(ctx context.Context, dsn string) error {
 const migrationLock = 0x7265626f756e64
 
 func withMigrator(ctx context.Context, dsn string, do func(*goose.Provider, *rivermigrate.Migrator[pgx.Tx]) error) error {
-	pool, err := connect(ctx, dsn, 4, nil)
+	pool, err := connect(ctx, dsn, 4)
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,8 @@ func InboxSQL(f InboxFilter, after time.Time) (string, []any) { return inboxSQL(
 // PaymentSQL is the statement by which FindPayment finds its payment.
 func PaymentSQL(paymentID string) (string, []any) { return paymentSQL(paymentID, "", Within{}) }
 
-// NotificationsSQL is the statement by which failures get their notifications; ByIndexes sets how all of them are planned.
+// NotificationsSQL is the statement by which failures get their notifications; ByIndexes are the settings of all connections.
 var (
 	NotificationsSQL = notificationsSQL
-	ByIndexes        = setByIndexes
+	ByIndexes        = byIndexes
 )

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -195,37 +193,12 @@ func (s *Store) addNotifications(ctx context.Context, db querier, failures []Fai
 	return nil
 }
 
-// byIndexes are settings that plan a statement once, not for each of its arguments, which takes longer than to run it; and
-// that keep the plan to the order of an index, whatever is known of the tables. Without statistics Postgres expects a large
-// part of a large table: it would read all of a customer's or card's rows to sort them, start workers and compile the plan.
-var byIndexes = map[string]string{
-	"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashjoin": "off",
-	"enable_mergejoin": "off", "max_parallel_workers_per_gather": "0", "jit": "off",
-}
-
-// setByIndexes makes the settings, until the transaction ends.
-var setByIndexes = func() string {
-	var calls []string
-	for _, name := range slices.Sorted(maps.Keys(byIndexes)) {
-		calls = append(calls, fmt.Sprintf("set_config('%s', '%s', true)", name, byIndexes[name]))
-	}
-	return "SELECT " + strings.Join(calls, ", ")
-}()
-
 // querier is a pool or a transaction.
 type querier interface {
-	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// collect reads rows into structs by the names of their columns. The settings travel with the question and end with it, or
-// with its transaction.
-func collect[T any](ctx context.Context, db querier, sql string, args ...any) (all []T, err error) {
-	b := &pgx.Batch{}
-	b.Queue(setByIndexes)
-	b.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
-		all, err = collected[T](rows, nil)
-		return err
-	})
-	err = db.SendBatch(ctx, b).Close()
-	return all, err
+// collect reads rows into structs by the names of their columns.
+func collect[T any](ctx context.Context, db querier, sql string, args ...any) ([]T, error) {
+	return collected[T](db.Query(ctx, sql, args...))
 }

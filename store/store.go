@@ -34,7 +34,7 @@ type Config struct {
 // Store is a pool of connections with the keys that seal what is written. It is safe for concurrent use.
 type Store struct {
 	pool   *pgxpool.Pool
-	ingest *pgxpool.Pool // for InIngest alone, planning byIndexes: what else waits for Postgres must not delay an answer
+	ingest *pgxpool.Pool // for InIngest alone: what else waits for Postgres must not delay an answer
 	sealer *seal.Sealer
 	hasher *seal.Hasher
 	jobs   *river.Client[pgx.Tx] // inserts only; workers have a client of their own
@@ -49,11 +49,11 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
-	pool, err := connect(ctx, c.DSN, c.MaxConns, nil)
+	pool, err := connect(ctx, c.DSN, c.MaxConns)
 	if err != nil {
 		return nil, err
 	}
-	ingest, err := connect(ctx, c.DSN, maxIngests, byIndexes)
+	ingest, err := connect(ctx, c.DSN, maxIngests)
 	if err != nil {
 		pool.Close()
 		return nil, err
@@ -78,7 +78,15 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-func connect(ctx context.Context, dsn string, maxConns int32, settings map[string]string) (*pgxpool.Pool, error) {
+// byIndexes are settings that plan a statement once, not for each of its arguments, which takes longer than to run it; and
+// that keep every plan to indexes, whatever is known of the tables. Without statistics Postgres expects a large part of a
+// large table: it would read all rows of it to find the few claimed mails, start workers and compile the plan.
+var byIndexes = map[string]string{
+	"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashjoin": "off",
+	"enable_mergejoin": "off", "max_parallel_workers_per_gather": "0", "jit": "off",
+}
+
+func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		// The parser's error can hold the password.
@@ -90,7 +98,7 @@ func connect(ctx context.Context, dsn string, maxConns int32, settings map[strin
 	}
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	params := config.ConnConfig.RuntimeParams
-	maps.Copy(params, settings)
+	maps.Copy(params, byIndexes)
 	setDefault(params, "application_name", "rebound")
 	setDefault(params, "timezone", "UTC")
 	// A lost host must free its locks in seconds; Linux's own default is two hours.
