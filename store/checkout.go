@@ -161,8 +161,11 @@ func (s *Store) MarkCheckoutShown(ctx context.Context, shown []CheckoutShown) er
 		locales = append(locales, c.Locale)
 		times = append(times, c.At.UTC())
 	}
+	// Whoever derives a payment writes these rows too, in an order of its own; the payments' locks have one.
+	b := &pgx.Batch{}
+	queueLocks(b, keys)
 	// Of several messages of one attempt in one batch the last counts: it is the sharpest.
-	if _, err := s.pool.Exec(ctx, `
+	b.Queue(`
 		UPDATE notifications n
 		SET status = 'sent', reason = '', sent_at = coalesce(n.sent_at, m.at), shown_code = m.code, locale = m.locale,
 		    updated_at = m.at
@@ -176,7 +179,8 @@ func (s *Store) MarkCheckoutShown(ctx context.Context, shown []CheckoutShown) er
 		WHERE n.payment_id = m.payment_id AND n.source = m.source AND n.account = m.account
 		      AND n.livemode = m.livemode AND n.failure_id = m.attempt_id
 		      AND n.channel = 'checkout' AND n.status IN ('held', 'sent')`,
-		arraysOf(keys).args(attempts, codes, locales, times)...); err != nil {
+		arraysOf(keys).args(attempts, codes, locales, times)...)
+	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("recording %d checkout messages: %w", len(shown), err)
 	}
 	return nil
