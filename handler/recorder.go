@@ -413,7 +413,7 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		n := &decided[i]
 		old, known := standing[n.ID]
 		delete(standing, n.ID)
-		if known && (over(old) || senderDecided(old, *n)) {
+		if known && (over(old) || senderDecided(old, *n, p.Payment, d.Payment)) {
 			continue
 		}
 		if known {
@@ -460,14 +460,15 @@ func carry(old store.Notification, n *store.Notification) {
 }
 
 // senderDecided tells whether a mail was ended when it was due, for a reason that a repeat or a further event of the
-// same payment does not take away.
-func senderDecided(old, n store.Notification) bool {
+// same payment does not take away. What superseded it was found by what the payment named then.
+func senderDecided(old, n store.Notification, then, now store.Payment) bool {
 	if n.Channel != store.ChannelEmail || n.Status != store.Held {
 		return false
 	}
 	switch old.Status {
 	case store.Canceled:
-		return old.Reason == ReasonSuperseded
+		return old.Reason == ReasonSuperseded && then.Invoice == now.Invoice && then.OrderReference == now.OrderReference &&
+			then.Amount == now.Amount && then.Currency == now.Currency
 	case store.Suppressed:
 		switch old.Reason {
 		case "unsubscribed", "bounced", "customer_deleted", "invalid_address", "mailbox_limit", "payment_limit":

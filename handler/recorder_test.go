@@ -307,6 +307,34 @@ func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 	}
 }
 
+func TestASupersededMailIsLookedAtAgainOnceItsPaymentIsForSomethingElse(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Fact){
+		"invoice":  func(f *Fact) { f.Invoice = "in_2" },
+		"order":    func(f *Fact) { f.OrderReference = "order_2" },
+		"amount":   func(f *Fact) { f.Amount++ },
+		"currency": func(f *Fact) { f.Currency = "eur" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.recorder.policy.MailsInvoices = true
+			charge, intent := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+			charge.Invoice, intent.Invoice = "in_1", "in_1"
+			change(&intent)
+			intent.Created = charge.Created + 1
+			b.record(t, charge)
+			_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET status = 'canceled', reason = 'superseded' WHERE channel = 'email'`)
+			require.NoError(t, err)
+			b.record(t, charge)
+			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'canceled'`))
+			b.record(t, intent)
+			require.Zero(t, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'canceled'`))
+			require.Equal(t, 2, b.count(t, mailsWithJobs))
+		})
+	}
+}
+
 func TestASettledInvoiceTakesBackWhatIsNotSent(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
