@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -49,7 +51,7 @@ type Sender struct {
 
 	mu          sync.Mutex
 	owner       *store.Owner
-	unsettled   map[int64]int // mails whose outcome only this process knows, by owner number
+	unsettled   map[*store.Owner]int // mails whose outcome only this process knows, or will know
 	atWork      map[string]bool
 	pausedUntil time.Time
 	refusals    int // mails refused one after another
@@ -71,7 +73,7 @@ const (
 // NewSender makes a Sender. It claims nothing before Start.
 func NewSender(c Config) *Sender {
 	s := &Sender{
-		Config: c, stopping: make(chan struct{}), unsettled: make(map[int64]int), atWork: make(map[string]bool),
+		Config: c, stopping: make(chan struct{}), unsettled: make(map[*store.Owner]int), atWork: make(map[string]bool),
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebound_mails_total", Help: "Mails by what became of one attempt to send them.",
 		}, []string{"result"}),
@@ -92,18 +94,22 @@ func (s *Sender) Start(ctx context.Context) error {
 	return err
 }
 
-// Stop gives the number back. What is still claimed then is taken over by another process.
+// Stop gives the numbers back. What is still claimed then is taken over by another process.
 func (s *Sender) Stop(ctx context.Context) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	select {
 	case <-s.stopping:
 	default:
 		close(s.stopping)
 	}
+	owners := slices.Collect(maps.Keys(s.unsettled))
 	if s.owner != nil {
-		s.owner.Close(ctx)
+		owners = append(owners, s.owner)
 		s.owner = nil
+	}
+	s.mu.Unlock()
+	for _, o := range owners {
+		o.Close(ctx)
 	}
 }
 
@@ -144,10 +150,11 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 	if err != nil {
 		return 0, err
 	}
+	defer s.hold(owner)()
 	claimed, refusal, err := s.Store.Claim(ctx, owner.Number, id)
 	if err != nil {
 		// Perhaps only the answer was lost: a claim that its own process does not know of would stay open until that ends.
-		return 0, errors.Join(err, s.insist(context.WithoutCancel(ctx), owner.Number, id, func(ctx context.Context) error {
+		return 0, errors.Join(err, s.insist(context.WithoutCancel(ctx), id, func(ctx context.Context) error {
 			return s.Store.Release(ctx, owner.Number, id)
 		}))
 	}
@@ -159,7 +166,6 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 		return 0, nil
 	}
 	// From here on the claim must be settled, also when the job's context ends.
-	defer s.hold(owner.Number)()
 	x, outcome, err := s.send(ctx, owner, claimed)
 	if err != nil {
 		// Nothing was sent: give the claim back and let the job come again.
@@ -193,7 +199,7 @@ func (s *Sender) end(id string) {
 }
 
 func (s *Sender) settle(ctx context.Context, owner int64, x store.Settlement) (settled bool, err error) {
-	err = s.insist(ctx, owner, x.Notification.ID, func(ctx context.Context) (err error) {
+	err = s.insist(ctx, x.Notification.ID, func(ctx context.Context) (err error) {
 		settled, err = s.Store.Settle(ctx, owner, x)
 		return err
 	})
@@ -201,9 +207,8 @@ func (s *Sender) settle(ctx context.Context, owner int64, x store.Settlement) (s
 }
 
 // insist tries until the database has taken what became of a claim: nobody else knows it, and a claim that stays open
-// would be taken over and sent again. While it tries, this process does not take its own number for a dead one's.
-func (s *Sender) insist(ctx context.Context, owner int64, id string, write func(context.Context) error) error {
-	defer s.hold(owner)()
+// would be taken over and sent again.
+func (s *Sender) insist(ctx context.Context, id string, write func(context.Context) error) error {
 	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := write(try)
@@ -390,16 +395,44 @@ func (s *Sender) tell(n store.Notification, c *store.Claimed, o Outcome, settled
 	s.Log.Info("notification."+n.Status, fields...)
 }
 
-// hold keeps this process from taking its own number for a dead one's while a claim of it is open.
-func (s *Sender) hold(owner int64) (release func()) {
+// hold keeps a number from being taken for a dead process's, by this one or, with keep, by others, while a claim of it may
+// be open.
+func (s *Sender) hold(owner *store.Owner) (release func()) {
 	s.mu.Lock()
 	s.unsettled[owner]++
 	s.mu.Unlock()
 	return func() {
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		if s.unsettled[owner]--; s.unsettled[owner] == 0 {
 			delete(s.unsettled, owner)
 		}
+		s.mu.Unlock()
+		s.closeUnused(owner)
 	}
+}
+
+// keep makes sure that the numbers with claims open are locked: where a session was lost, Postgres has freed its lock, and
+// to others this process is dead.
+func (s *Sender) keep(ctx context.Context) (err error) {
+	s.mu.Lock()
+	owners := slices.Collect(maps.Keys(s.unsettled))
+	s.mu.Unlock()
+	for _, o := range owners {
+		err = errors.Join(err, o.Keep(ctx))
+		s.closeUnused(o) // its last mail may have been settled meanwhile
+	}
+	return err
+}
+
+// closeUnused ends a session that keep took, once nothing rests on it.
+func (s *Sender) closeUnused(owner *store.Owner) {
+	s.mu.Lock()
+	used := s.unsettled[owner] > 0
+	s.mu.Unlock()
+	if used || !owner.Lost() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	owner.Close(ctx)
 }

@@ -639,38 +639,96 @@ func TestAnErrorAfterADeferralMakesNoJobOfItsOwn(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`), "the queue repeats the failed job itself")
 }
 
-// Postgres ends the session that holds the process's lock while the mail server takes its time to answer the dot.
+// Postgres ends the session that holds the process's lock while the mail server takes its time to answer the dot, and later
+// the one that took the lock again.
 func TestALostSessionDoesNotDoubleTheMailOfALivingProcess(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	s, other := b.sender(t), b.sender(t)
+	require.NoError(t, s.Start(t.Context()))
+	number := s.owner.Number
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	look, othersLook := s.Watcher(), other.Watcher()
+	taken := false
+	b.post.answer = func(l Letter) Outcome {
+		if taken {
+			return Outcome{Result: Accepted, Code: 250}
+		}
+		taken = true
+		require.NoError(t, l.BeforeDot(t.Context()))
+		for round := range 20 {
+			if round%8 == 0 {
+				b.loseLock(t, number)
+			}
+			othersLook(t.Context())
+			look(t.Context())
+			require.Equal(t, 1, b.locks(t, number))
+			b.clock.forward(lookEvery)
+		}
+		require.ErrorIs(t, l.BeforeDot(t.Context()), store.ErrOwnerLost, "somebody could have taken the mail over in between")
+		return Outcome{Result: Accepted, Code: 250}
+	}
+	for range 30 { // the jobs that a look would have made
+		for _, s := range []*Sender{s, other} {
+			_, err := s.Deliver(t.Context(), id)
+			require.NoError(t, err)
+		}
+		othersLook(t.Context())
+		look(t.Context())
+		b.clock.forward(lookEvery)
+	}
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+	require.Equal(t, 1, b.post.count(), "mails that left")
+	b.unlocked(t, number)
+}
+
+// locks counts the sessions that hold the lock on a process's number.
+func (b *bench) locks(t *testing.T, number int64) int {
+	t.Helper()
+	return b.count(t, `SELECT count(*) FROM pg_locks WHERE `+lockOf, number)
+}
+
+const lockOf = `locktype = 'advisory' AND objsubid = 2 AND granted AND objid = $1::bigint::oid
+	AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+
+// unlocked waits until Postgres has freed it.
+func (b *bench) unlocked(t *testing.T, number int64) {
+	t.Helper()
+	require.Eventually(t, func() bool { return b.locks(t, number) == 0 }, 10*time.Second, 10*time.Millisecond)
+}
+
+func (b *bench) loseLock(t *testing.T, number int64) {
+	t.Helper()
+	b.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE `+lockOf, number)
+	b.unlocked(t, number)
+}
+
+func TestStopGivesBackTheLockOfAMailInFlight(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
 	s := b.sender(t)
+	require.NoError(t, s.Start(t.Context()))
+	number := s.owner.Number
 	id := b.failing(t, "pi_1", "buyer@example.com")
 	b.clock.forward(time.Minute)
 	look := s.Watcher()
-	first := true
-	b.post.answer = func(l Letter) Outcome {
-		if !first {
-			return Outcome{Result: Accepted, Code: 250}
-		}
-		first = false
-		require.NoError(t, l.BeforeDot(context.Background()))
-		b.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
-			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
-		require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
-		for range 6 {
+	b.post.answer = func(Letter) Outcome {
+		b.loseLock(t, number)
+		look(t.Context())
+		require.Equal(t, 1, b.locks(t, number))
+		s.Stop(t.Context())
+		b.unlocked(t, number)
+		for range 10 { // its own looks neither take the lock again nor the claim over
 			look(t.Context())
+			require.Zero(t, b.locks(t, number))
+			require.Equal(t, number, b.notification(t, id).Owner)
 			b.clock.forward(lookEvery)
 		}
 		return Outcome{Result: Accepted, Code: 250}
 	}
 	_, err := s.Deliver(t.Context(), id)
 	require.NoError(t, err)
-	for range 30 { // the jobs that a look would have made
-		look(t.Context())
-		_, err = s.Deliver(t.Context(), id)
-		require.NoError(t, err)
-		b.clock.forward(lookEvery)
-	}
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
-	require.Equal(t, 1, b.post.count(), "mails that left")
+	require.Equal(t, 1, b.post.count())
 }

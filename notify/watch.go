@@ -49,6 +49,9 @@ type watch struct {
 
 func (w *watch) look(ctx context.Context) {
 	s := w.sender
+	if err := s.keep(ctx); err != nil {
+		w.failed(ctx, err)
+	}
 	idle, err := s.Store.IdleOwners(ctx)
 	if err != nil {
 		w.failed(ctx, err)
@@ -91,11 +94,16 @@ func (w *watch) failed(ctx context.Context, err error) {
 	}
 }
 
-// stillSettling tells whether a number is this process's own, with outcomes that it is still trying to write down.
+// stillSettling tells whether a number is this process's own, with outcomes that it is still to write down.
 func (s *Sender) stillSettling(number int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.unsettled[number] > 0
+	for o := range s.unsettled {
+		if o.Number == number {
+			return true
+		}
+	}
+	return false
 }
 
 // Wake makes jobs for held mails whose reason has gone, and ends those held for too long.

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,22 +18,32 @@ const ownerLock = 0x7265626f
 // ErrOwnerLost is returned by Check once the session that holds the lock is gone: claims may by now be another's.
 var ErrOwnerLost = errors.New("this process no longer holds the lock on its claims")
 
+var errOwnerTaken = errors.New("another session has it")
+
+// ownerPatience is how long an answer about a lock may take.
+const ownerPatience = 5 * time.Second
+
 // Owner is this process in the eyes of the others: a number, and a session advisory lock on it, held on a connection of
 // its own. While the lock is held nobody else touches its claims; when the process dies Postgres frees it.
 type Owner struct {
 	Number int64
 
-	mu   sync.Mutex
-	conn *pgx.Conn
+	config *pgx.ConnConfig
+	lost   atomic.Bool // the lock was free for a time, if only until Keep took it again
+
+	mu     sync.Mutex
+	conn   *pgx.Conn
+	closed bool
 }
 
 // NewOwner takes a fresh number and its lock.
 func (s *Store) NewOwner(ctx context.Context) (*Owner, error) {
-	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	o := &Owner{config: s.pool.Config().ConnConfig}
+	conn, err := pgx.ConnectConfig(ctx, o.config)
 	if err != nil {
 		return nil, fmt.Errorf("connecting for the process lock: %w", err)
 	}
-	o := &Owner{conn: conn}
+	o.conn = conn
 	if err = conn.QueryRow(ctx, `SELECT nextval('owner_numbers')`).Scan(&o.Number); err == nil {
 		if _, err = conn.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, int32(ownerLock), int32(o.Number)); err == nil {
 			return o, nil
@@ -41,27 +53,67 @@ func (s *Store) NewOwner(ctx context.Context) (*Owner, error) {
 	return nil, fmt.Errorf("taking the process lock: %w", err)
 }
 
-// Check asks over the locking session itself whether it still lives, and returns ErrOwnerLost if it does not.
+// Check asks over the locking session itself whether it still lives, and returns ErrOwnerLost if it does not, for ever: what
+// Keep takes again was free in between.
 func (o *Owner) Check(ctx context.Context) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	// The asking mail's own context must not end the session that all mails in flight rest on.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if o.conn.IsClosed() {
+	if o.Lost() { // Keep may be at work for long
 		return ErrOwnerLost
 	}
-	if err := o.conn.Ping(ctx); err != nil {
-		_ = o.conn.Close(ctx)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.Lost() || !o.alive(ctx) {
 		return ErrOwnerLost
 	}
 	return nil
 }
 
-// Close gives the lock back. Claims that are still open are then free for the others to take over.
+// Lost tells whether Check is known to fail.
+func (o *Owner) Lost() bool { return o.lost.Load() }
+
+// alive asks the locking session whether it lives.
+func (o *Owner) alive(ctx context.Context) bool {
+	// The asking mail's own context must not end the session that all mails in flight rest on.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownerPatience)
+	defer cancel()
+	if o.conn.IsClosed() || o.conn.Ping(ctx) != nil {
+		_ = o.conn.Close(ctx)
+		o.lost.Store(true)
+		return false
+	}
+	return true
+}
+
+// Keep takes the lock again where its session is lost, so that nobody takes over claims whose outcome this process is
+// still to write down. It fails while another session has the lock: the lost one, until Postgres has noticed, or one that
+// is taking the claims over.
+func (o *Owner) Keep(ctx context.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || o.alive(ctx) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownerPatience)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, o.config)
+	if err != nil {
+		return fmt.Errorf("connecting for the lock of process %d: %w", o.Number, err)
+	}
+	free := false
+	err = conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, int32(ownerLock), int32(o.Number)).Scan(&free)
+	if err == nil && free {
+		o.conn = conn
+		return nil
+	}
+	_ = conn.Close(ctx)
+	return fmt.Errorf("taking the lock of process %d again: %w", o.Number, cmp.Or(err, errOwnerTaken))
+}
+
+// Close gives the lock back for good. Claims that are still open are then free for the others to take over.
 func (o *Owner) Close(ctx context.Context) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.closed = true
+	o.lost.Store(true)
 	_ = o.conn.Close(ctx)
 }
 
