@@ -45,6 +45,7 @@ func (s *Sender) Watcher() (look func(context.Context)) {
 type watch struct {
 	sender    *Sender
 	freeSince map[int64]time.Time
+	looked    store.MailPlace // how far the walk over the overdue mails has come
 }
 
 func (w *watch) look(ctx context.Context) {
@@ -81,9 +82,13 @@ func (w *watch) look(ctx context.Context) {
 	if s.Mailer == nil || s.paused() > 0 {
 		return
 	}
-	if ids, err := s.Store.RequeueOverdue(ctx, overdue, requeue); err != nil {
+	ids, looked, err := s.Store.RequeueOverdue(ctx, w.looked, overdue, requeue)
+	if err != nil {
 		w.failed(ctx, err)
-	} else if len(ids) > 0 {
+		return
+	}
+	w.looked = looked
+	if len(ids) > 0 {
 		s.Log.Info("mails.requeued", zap.Int("mails", len(ids)))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,19 +167,45 @@ func (s *Store) Release(ctx context.Context, owner int64, id string) error {
 	return nil
 }
 
-// RequeueOverdue makes jobs for mails that could have gone out long before, and that nobody has claimed: the process that
-// had fetched their job was killed before the claim. Each is requeued at most once per period.
-func (s *Store) RequeueOverdue(ctx context.Context, overdue, period time.Duration) (ids []string, err error) {
+// overdueAtOnce is how many mails RequeueOverdue asks the job table for: each costs two searches of an index that are slow,
+// some milliseconds, while thousands of jobs are new to it.
+const overdueAtOnce = 200
+
+// MailPlace is a mail's place in the order in which mails are due. The zero one is behind all.
+type MailPlace struct {
+	DueAt time.Time `db:"due_at"`
+	ID    string    `db:"id"`
+}
+
+// RequeueOverdue makes jobs for mails that could have gone out long before, that nobody has claimed and that have no job:
+// the process that had fetched it was killed before the claim, as a rule. Since mails may well wait in thousands it looks
+// at the next few before a place, and returns the place of the last, the zero one when it has come to the end: a walk from
+// the newest, so that it ends however many become overdue meanwhile. Each is requeued at most once per period.
+func (s *Store) RequeueOverdue(ctx context.Context, before MailPlace, overdue, period time.Duration) (ids []string, last MailPlace, err error) {
+	now := s.Now()
+	late := now.Add(-overdue)
+	if before == (MailPlace{}) {
+		before.DueAt = late
+	}
+	waiting, err := collect[MailPlace](ctx, s.pool, `SELECT n.due_at, n.id FROM notifications n
+		WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.reason IN ('', 'awaits_intent')
+			AND (n.due_at, n.id) < ($1, $2) AND (n.next_try_at IS NULL OR n.next_try_at < $3) AND n.updated_at < $4
+		ORDER BY n.due_at DESC, n.id DESC LIMIT `+strconv.Itoa(overdueAtOnce), before.DueAt, before.ID, late, now.Add(-period))
+	if err != nil {
+		return nil, before, fmt.Errorf("looking for overdue mails: %w", err)
+	}
+	if len(waiting) == overdueAtOnce {
+		last = waiting[len(waiting)-1]
+	}
+	lost, err := s.withoutJob(ctx, waiting)
+	if err != nil || len(lost) == 0 {
+		return nil, last, err
+	}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		now := s.Now()
 		rows, err := tx.Query(ctx, `UPDATE notifications SET updated_at = $1 WHERE id IN (
-			SELECT n.id FROM notifications n JOIN payments p
-				ON p.payment_id = n.payment_id AND p.source = n.source AND p.account = n.account AND p.livemode = n.livemode
-			WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.reason IN ('', 'awaits_intent')
-				AND n.due_at < $2 AND (n.next_try_at IS NULL OR n.next_try_at < $2) AND n.updated_at < $3 AND p.status = 'failing'
-				AND NOT EXISTS (SELECT 1 FROM river_job j WHERE j.state IN ('available', 'scheduled', 'retryable')
-					AND (j.args @> jsonb_build_object('notification_id', n.id) OR j.args @> jsonb_build_object('notification_ids', jsonb_build_array(n.id))))
-			ORDER BY n.due_at LIMIT 500 FOR UPDATE OF n SKIP LOCKED) RETURNING id`, now, now.Add(-overdue), now.Add(-period))
+			SELECT n.id FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
+			WHERE n.id = ANY($2) AND n.status = 'held' AND n.owner = 0 AND n.updated_at < $3 AND p.status = 'failing'
+			FOR UPDATE OF n SKIP LOCKED) RETURNING id`, now, lost, now.Add(-period))
 		if err != nil {
 			return err
 		}
@@ -189,7 +216,32 @@ func (s *Store) RequeueOverdue(ctx context.Context, overdue, period time.Duratio
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("requeueing overdue mails: %w", err)
+		return nil, before, fmt.Errorf("requeueing overdue mails: %w", err)
+	}
+	return ids, last, nil
+}
+
+// withoutJob returns those of the mails that no job is to come for.
+func (s *Store) withoutJob(ctx context.Context, mails []MailPlace) (ids []string, err error) {
+	if len(mails) == 0 {
+		return nil, nil
+	}
+	for _, m := range mails {
+		ids = append(ids, m.ID)
+	}
+	b := &pgx.Batch{}
+	// The index of the jobs' arguments can be read in no other way; OFFSET 0 keeps the planner from reading all living jobs
+	// for each mail instead.
+	b.Queue(`SELECT set_config('enable_bitmapscan', 'on', true)`)
+	b.Queue(`SELECT m.id FROM unnest($1::text[]) AS m(id) WHERE NOT EXISTS (SELECT FROM (
+			SELECT j.state FROM river_job j WHERE j.args @> jsonb_build_object('notification_id', m.id)
+				OR j.args @> jsonb_build_object('notification_ids', jsonb_build_array(m.id)) OFFSET 0
+		) j WHERE j.state IN ('available', 'scheduled', 'retryable'))`, ids).Query(func(rows pgx.Rows) (err error) {
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("looking for the jobs of %d overdue mails: %w", len(mails), err)
 	}
 	return ids, nil
 }
