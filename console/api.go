@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/errgroup"
 
 	"rebound/decline"
 	"rebound/store"
@@ -47,7 +48,11 @@ func (s *server) listFailures(c echo.Context) error {
 	if err != nil {
 		return cursorFault(err)
 	}
-	if _, err := s.advise(c.Request().Context(), page); err != nil {
+	// Two questions that do not wait for each other's pages to come from the disk.
+	both, ctx := errgroup.WithContext(c.Request().Context())
+	both.Go(func() error { return s.Store.AddNotifications(ctx, page) })
+	both.Go(func() error { _, err := s.advise(ctx, page); return err })
+	if err := both.Wait(); err != nil {
 		return err
 	}
 	data := make([]failureJSON, len(page))

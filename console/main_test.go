@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -189,6 +190,7 @@ func (b *bench) add(attempts ...store.Attempt) {
 			p.PaymentKey, p.Customer = a.PaymentKey, a.Customer
 			b.save(store.Changes{Payments: []store.Payment{p}})
 		}
+		a.PaymentStatus = cmp.Or(a.PaymentStatus, "failing")
 		b.save(store.Changes{Attempts: []store.Attempt{a}})
 	}
 }

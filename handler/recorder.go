@@ -374,7 +374,7 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 		if a.Result == AttemptSucceeded {
 			prefix = "at_"
 		}
-		a.ID = r.policy.AttemptID(prefix, k, a.AttemptKey)
+		a.ID, a.PaymentStatus = r.policy.AttemptID(prefix, k, a.AttemptKey), d.Payment.Status
 		kept[a.ID] = true
 		out.Attempts = append(out.Attempts, a)
 		if a.Result == AttemptFailed && !known[a.ID] {

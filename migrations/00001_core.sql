@@ -88,6 +88,7 @@ CREATE TABLE attempts (
     network     text NOT NULL,
     fingerprint text NOT NULL,
     network_decline_code text NOT NULL,
+    payment_status text NOT NULL, -- of payments, so that a list of failures need not look there
 
     detail text NOT NULL -- store.Attempt as JSON; what is empty is left out
 ) WITH (fillfactor = 80);

@@ -16,10 +16,9 @@ import (
 // foreign one.
 var ErrNotFound = errors.New("no such row")
 
-// Failure is a failed attempt with the state of its payment and what was decided to tell of it.
+// Failure is a failed attempt with what was decided to tell of it.
 type Failure struct {
 	Attempt
-	PaymentStatus string         `db:"payment_status"`
 	Notifications []Notification `db:"-"` // oldest first
 }
 
@@ -84,7 +83,7 @@ func sameKey(a, b string) string {
 	return fmt.Sprintf("%[1]s.payment_id = %[2]s.payment_id AND %[1]s.source = %[2]s.source AND %[1]s.account = %[2]s.account AND %[1]s.livemode = %[2]s.livemode", a, b)
 }
 
-var selectAttempts = "SELECT " + listOf[Attempt]("a") + ", p.status AS payment_status FROM attempts a JOIN payments p ON " + sameKey("p", "a")
+var selectAttempts = "SELECT " + listOf[Attempt]("a") + " FROM attempts a"
 
 // failuresSQL is the statement of FailurePage. The conditions of the partial indexes stand in it as literals, so that a
 // generic plan can use them too.
@@ -93,7 +92,7 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 	q.within(f.Within, "a")
 	for _, eq := range []struct{ column, value string }{
 		{"a.payment_id", f.PaymentID}, {"a.charge", f.Charge}, {"a.customer", f.Customer},
-		{"a.category", f.Category}, {"a.source", f.Source}, {"p.status", f.Status},
+		{"a.category", f.Category}, {"a.source", f.Source}, {"a.payment_status", f.Status},
 	} {
 		if eq.value == "" {
 			continue
@@ -107,8 +106,8 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 	switch {
 	case f.PaymentID != "" || f.Charge != "":
 		// There are few, but while Postgres believes that there are many it walks all failures, the newest first, until a page
-		// is full. This order has no index.
-		at = "(a.occurred_at + interval '0')"
+		// is full. This order has no index, and nothing here is the condition of an index on failures alone.
+		at, q.where[0] = "(a.occurred_at + interval '0')", "a.result || '' = 'failed'"
 	case f.Customer == "" && f.Account != nil && *f.Account != "":
 		q.and("a.account <> ''") // a customer's index is narrower than an account's
 	}
@@ -124,8 +123,8 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 	return selectAttempts + " WHERE " + q.String() + " ORDER BY " + at + " DESC, a.id DESC LIMIT " + strconv.Itoa(f.Limit+1), q.args
 }
 
-// FailurePage lists failures, newest first, and tells whether older ones follow. It returns ErrNotFound when
-// f.After names no failure within f.Within.
+// FailurePage lists failures, newest first, without their notifications, and tells whether older ones follow. It returns
+// ErrNotFound when f.After names no failure within f.Within.
 func (s *Store) FailurePage(ctx context.Context, f FailureFilter) (page []Failure, more bool, err error) {
 	var after time.Time
 	if f.After != "" {
@@ -148,7 +147,7 @@ func (s *Store) FailurePage(ctx context.Context, f FailureFilter) (page []Failur
 	if more = len(page) > f.Limit; more {
 		page = page[:f.Limit]
 	}
-	return page, more, s.addNotifications(ctx, s.pool, page)
+	return page, more, nil
 }
 
 // FindFailure reads one failed attempt.
@@ -171,7 +170,11 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 var notificationsSQL = "SELECT " + notificationTable.selected("n") + " FROM " + keyRows + " JOIN notifications n ON " + keyMatch("n", "payment_id") +
 	" ORDER BY n.created_at, n.id"
 
-// addNotifications gives each failure its notifications.
+// AddNotifications gives each failure of a page its notifications.
+func (s *Store) AddNotifications(ctx context.Context, page []Failure) error {
+	return s.addNotifications(ctx, s.pool, page)
+}
+
 func (s *Store) addNotifications(ctx context.Context, db querier, failures []Failure) error {
 	if len(failures) == 0 {
 		return nil

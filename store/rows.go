@@ -148,10 +148,11 @@ type Invoice struct {
 type Attempt struct {
 	ID string `db:"id"` // fl_…
 	PaymentKey
-	AttemptKey string    `detail:"attempt_key"` // charge id, or what stands for it
-	Result     string    `db:"result"`          // failed, succeeded
-	OccurredAt time.Time `db:"occurred_at"`     // earliest created of its events
-	ReceivedAt time.Time `db:"received_at"`     // first receipt
+	AttemptKey    string    `detail:"attempt_key"` // charge id, or what stands for it
+	Result        string    `db:"result"`          // failed, succeeded
+	PaymentStatus string    `db:"payment_status"`  // as Payment.Status: all of a payment's rows are derived together
+	OccurredAt    time.Time `db:"occurred_at"`     // earliest created of its events
+	ReceivedAt    time.Time `db:"received_at"`     // first receipt
 
 	PaymentIntent string `detail:"payment_intent"`
 	Charge        string `db:"charge"`
