@@ -62,6 +62,12 @@ func (c clocked) rows(t *testing.T) map[string]int {
 	return rows
 }
 
+func (c clocked) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	_, err := c.store.Pool().Exec(t.Context(), sql, args...)
+	require.NoError(t, err)
+}
+
 func of(payment string, f Fact) Fact {
 	f.PaymentID, f.PaymentIntent = payment, payment
 	f.EventID += payment
@@ -157,6 +163,24 @@ func TestAnInvoiceGoesAfterItsPayments(t *testing.T) {
 	c.after(501 * day)
 	require.Equal(t, store.Swept{Payments: 1, Invoices: 1}, c.sweep(t))
 	require.Empty(t, c.rows(t))
+}
+
+// The sweep takes the row in the moment between ingest's look whether it is there and ingest's lock on it.
+func TestAnInvoiceThatIsSweptAsItIsPaidIsKeptAsPaid(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	paid := func(id string) Fact {
+		f := fact("evt_"+id, "invoice.paid", "invoice")
+		f.PaymentID, f.PaymentIntent, f.Invoice, f.ObjectID, f.Status, f.ReceivedAt = id, "", id, id, "paid", time.Time{}
+		return f
+	}
+	open := paid("in_1")
+	open.EventID, open.EventType, open.Status, open.Created = "evt_open", "invoice.payment_failed", "open", testCreated-1
+	c.record(t, open)
+	c.exec(t, `CREATE FUNCTION sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM invoices WHERE invoice_id = 'in_1'; RETURN NEW; END $$`)
+	c.exec(t, `CREATE TRIGGER sweep BEFORE INSERT ON invoices FOR EACH ROW WHEN (NEW.invoice_id = 'in_2' AND NEW.status = '') EXECUTE FUNCTION sweep()`)
+	require.NoError(t, c.recorder.Record(t.Context(), Delivery{Facts: []Fact{paid("in_1"), paid("in_2")}}))
+	require.Equal(t, []string{"in_1 paid", "in_2 paid"}, c.column(t, `SELECT invoice_id || ' ' || status FROM invoices WHERE settled_created > 0 ORDER BY 1`))
 }
 
 func TestAClaimedMailKeepsItsPayment(t *testing.T) {

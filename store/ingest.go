@@ -408,8 +408,10 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 		return err
 	}
 	for _, i := range c.Invoices {
-		b.Queue(`UPDATE invoices SET status = $5, billing_reason = $6, settled_created = $7
-			WHERE invoice_id = $1 AND source = $2 AND account = $3 AND livemode = $4`,
+		// The row that LockInvoices found may have been swept before it was locked.
+		b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
+			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (invoice_id, source, account, livemode) DO UPDATE SET
+			status = EXCLUDED.status, billing_reason = EXCLUDED.billing_reason, settled_created = EXCLUDED.settled_created`,
 			i.PaymentID, i.Source, i.Account, i.Livemode, i.Status, i.BillingReason, i.SettledCreated)
 	}
 	if len(c.StaleAttempts) > 0 {
