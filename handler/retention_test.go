@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"rebound/store"
 	"rebound/store/seal"
@@ -25,6 +28,7 @@ var testRetention = store.Retention{Failures: 400 * day, Addresses: 30 * day, Qu
 type clocked struct {
 	bench
 	now *atomic.Pointer[time.Time]
+	log *observer.ObservedLogs // the store's
 }
 
 func setupClocked(t *testing.T) clocked {
@@ -33,10 +37,13 @@ func setupClocked(t *testing.T) clocked {
 	now.Store(&testNow)
 	keys, err := seal.ParseKeys(seal.GenerateKey())
 	require.NoError(t, err)
-	s, err := store.Open(context.Background(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 6, Now: func() time.Time { return *now.Load() }})
+	core, log := observer.New(zapcore.DebugLevel)
+	s, err := store.Open(context.Background(), store.Config{
+		DSN: storetest.New(t), Keys: keys, MaxConns: 6, Now: func() time.Time { return *now.Load() }, Log: zap.New(core),
+	})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
-	return clocked{bench{store: s, recorder: newRecorder(t, s)}, now}
+	return clocked{bench{store: s, recorder: newRecorder(t, s)}, now, log}
 }
 
 func (c clocked) after(d time.Duration) {
@@ -281,6 +288,110 @@ func TestACustomersAddressIsErasedAfterTheLastNotification(t *testing.T) {
 		CustomerID: "cus_1", Source: "stripe", RecordCreated: 2, RecordEvent: "evt_2", Email: "jenny@example.com",
 	}}))
 	require.Equal(t, 2, c.count(t, `SELECT count(*) FROM customers WHERE contact IS NOT NULL`))
+}
+
+// toldLongAgo makes a customer with an address, whom a mail told of a failure at the test's beginning.
+func (c clocked) toldLongAgo(t *testing.T, customer string) {
+	t.Helper()
+	require.NoError(t, c.recorder.Record(t.Context(), Delivery{Customer: &Customer{
+		CustomerID: customer, Source: "stripe", RecordCreated: 1, RecordEvent: "evt_1", Email: customer + "@example.com",
+	}}))
+	f := of("pi_of_"+customer, chargeFailed(1, "insufficient_funds"))
+	f.Customer = customer
+	c.record(t, f)
+	c.exec(t, `UPDATE notifications SET status = 'sent', sent_at = $1 WHERE channel = 'email'`, testNow)
+}
+
+func TestASweepWaitsForNoCustomer(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	for i := range 3 {
+		c.toldLongAgo(t, fmt.Sprint("cus_", i))
+	}
+	tx, err := c.store.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0`)
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `SELECT FROM customers WHERE customer_id = 'cus_1' FOR UPDATE`)
+	require.NoError(t, err)
+	c.after(31 * day)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	swept, err := c.store.Sweep(ctx, testRetention)
+	require.NoError(t, err)
+	require.Equal(t, store.Swept{Addresses: 2}, swept)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.Equal(t, store.Swept{Addresses: 1}, c.sweep(t))
+}
+
+func TestCustomersWhoKeepTheirAddressAreWalkedInFewTransactions(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	c.exec(t, `INSERT INTO customers SELECT 'cus_' || lpad(i::text, 4, '0'), 'stripe', '', false, 1, 'evt', false, 'sealed', '' FROM generate_series(1, 2000) i`)
+	for i := range 60 {
+		c.toldLongAgo(t, fmt.Sprintf("cus_%04d_told", 30*i))
+	}
+	c.after(31 * day)
+	require.Equal(t, store.Swept{Addresses: 60}, c.sweep(t))
+	require.Zero(t, c.sweep(t))
+	require.Equal(t, 2000, c.count(t, `SELECT count(*) FROM customers WHERE contact IS NOT NULL`))
+	require.Less(t, c.log.FilterMessage("sweep.batch").Len(), 30)
+}
+
+func TestADeletedCustomersAddressIsNotKept(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	for _, deleted := range []bool{false, true} {
+		require.NoError(t, c.recorder.Record(t.Context(), Delivery{Customer: &Customer{
+			CustomerID: fmt.Sprint("cus_", deleted), Source: "stripe", RecordCreated: 1, RecordEvent: "evt_1", Deleted: deleted, Email: "jenny@example.com",
+		}}))
+	}
+	c.sweep(t)
+	require.Equal(t, []string{"cus_false"}, c.column(t, `SELECT customer_id FROM customers WHERE contact IS NOT NULL`))
+}
+
+// A new failure comes while the sweep is in the same batch as its payment.
+func TestTheAddressOfAMailThatIsHeldDuringASweepStays(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := setupClocked(t)
+	c.record(t, reachable(of("pi_1", chargeFailed(1, "insufficient_funds"))), reachable(of("pi_2", chargeFailed(1, "insufficient_funds"))))
+	c.exec(t, `UPDATE notifications SET status = 'suppressed', reason = 'too_old' WHERE channel = 'email'`)
+	// The sweep stops at the first payment's address until the test lets it go on.
+	c.exec(t, `CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW; END $$`)
+	c.exec(t, `CREATE TRIGGER stop BEFORE UPDATE ON facts FOR EACH ROW WHEN (OLD.payment_id = 'pi_1') EXECUTE FUNCTION stop()`)
+	stop, err := c.store.Pool().Acquire(ctx)
+	require.NoError(t, err)
+	defer stop.Release()
+	_, err = stop.Exec(ctx, `SELECT pg_advisory_lock(7)`)
+	require.NoError(t, err)
+	defer func() { _, _ = stop.Exec(context.Background(), `SELECT pg_advisory_unlock_all()`) }()
+	c.after(31 * day)
+	swept, recorded := make(chan error, 1), make(chan error, 1)
+	waiting := func() int {
+		return c.count(t, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+	}
+	go func() {
+		_, err := c.store.Sweep(ctx, testRetention)
+		swept <- err
+	}()
+	require.Eventually(t, func() bool { return waiting() == 1 }, 10*time.Second, time.Millisecond)
+	go func() {
+		f := of("pi_2", chargeFailed(2, "insufficient_funds"))
+		f.ReceivedAt, f.Created = time.Time{}, testNow.Add(31*day).Unix()
+		recorded <- c.recorder.Record(ctx, Delivery{Facts: []Fact{f}})
+	}()
+	require.Eventually(t, func() bool { return len(recorded) > 0 || waiting() == 2 }, 10*time.Second, time.Millisecond)
+	early := len(recorded) > 0
+	_, err = stop.Exec(ctx, `SELECT pg_advisory_unlock(7)`)
+	require.NoError(t, err)
+	require.NoError(t, <-swept)
+	require.NoError(t, <-recorded)
+	require.Equal(t, 1, c.count(t, `SELECT count(*) FROM notifications WHERE status = 'held' AND payment_id = 'pi_2'`))
+	kept := c.count(t, `SELECT count(*) FROM facts WHERE payment_id = 'pi_2' AND contact IS NOT NULL`)
+	require.Equal(t, early, kept == 1, "the address goes only before the failure comes")
 }
 
 func TestQuarantinedBodiesGoByTheirOwnRule(t *testing.T) {

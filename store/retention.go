@@ -25,7 +25,9 @@ type Swept struct {
 const (
 	// sweepBatch is how many rows one transaction takes away at most: what it locks is free again in a few milliseconds.
 	sweepBatch = 25
-	// sweepLock is the advisory lock of the one sweep, or erasure, that is in a batch.
+	// customersPage is how many customers one transaction looks at, to find the few whose address goes.
+	customersPage = 500
+	// sweepLock is the advisory lock of the one sweep that is in a batch.
 	sweepLock = 0x73776570
 	// sweepRest bounds the pause after a batch, which is as long as the batch was: events come first.
 	sweepRest = time.Second
@@ -42,7 +44,7 @@ func (s *Store) Sweep(ctx context.Context, r Retention) (Swept, error) {
 		what  string
 		batch func() func(context.Context, pgx.Tx) (more bool, err error)
 	}{
-		{"payments", w.payments}, {"invoices", w.invoices}, {"addresses", w.addresses}, {"customers", w.customers}, {"quarantine", w.quarantine},
+		{"payments", w.payments}, {"invoices", w.invoices}, {"addresses", w.addresses}, {"quarantine", w.quarantine}, {"customers", w.customers},
 	} {
 		switch err := s.inBatches(ctx, step.batch()); {
 		case errors.Is(err, errSweptElsewhere):
@@ -248,35 +250,64 @@ func (w *sweep) addresses() func(context.Context, pgx.Tx) (bool, error) {
 			return false, err
 		}
 		keys, more := from.passed(rows)
-		tag, err := tx.Exec(ctx, `UPDATE facts f SET contact = NULL FROM `+lockableRows+` WHERE `+keyMatch("f", "payment_id")+`
-			AND pg_try_advisory_xact_lock(k.lock) AND f.contact IS NOT NULL AND f.received_at < $6 AND NOT EXISTS (
-				SELECT FROM notifications n WHERE `+keyMatch("n", "payment_id")+` AND (n.status = 'held' OR `+told+` >= $6))`,
-			lockable(keys, before)...)
+		// First the locks: a statement sees what was committed when it began.
+		keys, err = collected[PaymentKey](tx.Query(ctx, `SELECT k.id AS payment_id, k.source, k.account, k.livemode
+			FROM `+lockableRows+` WHERE pg_try_advisory_xact_lock(k.lock)`, lockable(keys)...))
+		if err != nil || len(keys) == 0 {
+			return more, err
+		}
+		tag, err := tx.Exec(ctx, `UPDATE facts f SET contact = NULL FROM `+keyRows+` WHERE `+keyMatch("f", "payment_id")+`
+			AND f.contact IS NOT NULL AND f.received_at < $5 AND NOT EXISTS (
+				SELECT FROM notifications n WHERE `+keyMatch("n", "payment_id")+` AND (n.status = 'held' OR `+told+` >= $5))`,
+			arraysOf(keys).args(before)...)
 		w.swept.Addresses += int(tag.RowsAffected())
 		return more, err
 	}
 }
 
-// customers erases the addresses of customers who have not been told of anything for as long. The provider's next word
-// of the customer brings the address back. What the merchant said of a customer stands until the merchant takes it back.
+// customers erases the addresses of customers who have not been told of anything for as long, or whom the provider has
+// deleted. The provider's next word of the customer brings the address back. What the merchant said of a customer stands
+// until the merchant takes it back. Most customers keep their address, so that one transaction looks at many.
 func (w *sweep) customers() func(context.Context, pgx.Tx) (bool, error) {
+	type walked struct {
+		PaymentKey
+		Goes bool `db:"goes"`
+	}
 	var from PaymentKey
 	before := w.now.Add(-w.retention.Addresses)
 	return func(ctx context.Context, tx pgx.Tx) (bool, error) {
-		keys, err := collected[PaymentKey](tx.Query(ctx, `SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode FROM customers c
-			WHERE c.contact IS NOT NULL AND (c.customer_id, c.source, c.account, c.livemode) > ($1, $2, $3, $4)
-			ORDER BY c.customer_id, c.source, c.account, c.livemode LIMIT $5`, from.PaymentID, from.Source, from.Account, from.Livemode, sweepBatch))
+		page, err := collected[walked](tx.Query(ctx, `SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode, c.deleted OR coalesce((
+				SELECT bool_and(n.status <> 'held' AND `+told+` < $6) FROM attempts a JOIN notifications n
+					ON n.payment_id = a.payment_id AND n.source = a.source AND n.account = a.account AND n.livemode = a.livemode
+				WHERE a.customer = c.customer_id AND a.customer <> '' AND a.result = 'failed' AND a.source = c.source AND a.account = c.account
+					AND a.livemode = c.livemode), false) AS goes
+			FROM (SELECT customer_id, source, account, livemode, deleted FROM customers
+				WHERE contact IS NOT NULL AND (customer_id, source, account, livemode) > ($1, $2, $3, $4)
+				ORDER BY customer_id, source, account, livemode LIMIT $5) c
+			ORDER BY c.customer_id, c.source, c.account, c.livemode`,
+			from.PaymentID, from.Source, from.Account, from.Livemode, customersPage, before))
+		more := len(page) == customersPage
+		var keys []PaymentKey
+		for _, c := range page {
+			from = c.PaymentKey
+			if c.Goes {
+				keys = append(keys, c.PaymentKey)
+			}
+			if len(keys) == sweepBatch {
+				more = true
+				break
+			}
+		}
 		if err != nil || len(keys) == 0 {
+			return more, err
+		}
+		// Ingest locks customers too, in an order that this page has not: a batch waits for nobody.
+		if keys, err = tryLock(ctx, tx, "customers", "customer_id", keys); err != nil {
 			return false, err
 		}
-		from = keys[len(keys)-1]
-		tag, err := tx.Exec(ctx, `UPDATE customers c SET contact = NULL FROM `+keyRows+` WHERE `+keyMatch("c", "customer_id")+` AND (
-			SELECT bool_and(n.status <> 'held' AND `+told+` < $5) FROM attempts a JOIN notifications n
-				ON n.payment_id = a.payment_id AND n.source = a.source AND n.account = a.account AND n.livemode = a.livemode
-			WHERE a.customer = k.id AND a.customer <> '' AND a.result = 'failed' AND a.source = k.source AND a.account = k.account AND a.livemode = k.livemode)`,
-			arraysOf(keys).args(before)...)
+		tag, err := tx.Exec(ctx, `UPDATE customers c SET contact = NULL FROM `+keyRows+` WHERE `+keyMatch("c", "customer_id"), arraysOf(keys).args()...)
 		w.swept.Addresses += int(tag.RowsAffected())
-		return len(keys) == sweepBatch, err
+		return more, err
 	}
 }
 
