@@ -118,11 +118,13 @@ func (o *Owner) Close(ctx context.Context) {
 	_ = o.conn.Close(ctx)
 }
 
+const idleOwnersSQL = `SELECT DISTINCT n.owner FROM notifications n WHERE n.owner <> 0 AND NOT EXISTS (
+	SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	AND l.classid = $1::bigint::oid AND l.objid = n.owner::oid AND l.objsubid = 2 AND l.granted)`
+
 // IdleOwners lists the numbers that have claims open, and whose lock nobody holds at this moment.
 func (s *Store) IdleOwners(ctx context.Context) ([]int64, error) {
-	rows, err := s.pool.Query(ctx, `SELECT DISTINCT n.owner FROM notifications n WHERE n.owner <> 0 AND NOT EXISTS (
-		SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-		AND l.classid = $1::bigint::oid AND l.objid = n.owner::oid AND l.objsubid = 2 AND l.granted)`, int64(ownerLock))
+	rows, err := s.pool.Query(ctx, idleOwnersSQL, int64(ownerLock))
 	if err != nil {
 		return nil, fmt.Errorf("looking for dead processes: %w", err)
 	}

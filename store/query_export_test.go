@@ -14,5 +14,6 @@ func PaymentSQL(paymentID string) (string, []any) { return paymentSQL(paymentID,
 // NotificationsSQL is the statement by which failures get their notifications; ByIndexes are the settings of all connections.
 var (
 	NotificationsSQL = notificationsSQL
+	IdleOwnersSQL    = idleOwnersSQL
 	ByIndexes        = byIndexes
 )

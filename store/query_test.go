@@ -78,7 +78,8 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 	questions = append(questions, question{"payment", sql, len(args), []string{"payments_pkey"}})
 	sql, args = store.CardUsesSQL([]store.Attempt{declined("a"), declined("b")}, ledgerNow)
 	questions = append(questions, question{"ledger", sql, len(args), []string{"attempts_card", "attempts_card_code", "attempts_payment"}},
-		question{"notifications", store.NotificationsSQL, 4, []string{"notifications_payment"}})
+		question{"notifications", store.NotificationsSQL, 4, []string{"notifications_payment"}},
+		question{"dead processes", store.IdleOwnersSQL, 1, []string{"notifications_owner"}})
 
 	for _, state := range []struct{ name, sql string }{
 		{"with statistics", "ANALYZE attempts, payments, notifications"},
@@ -90,7 +91,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 		for _, q := range questions {
 			got := plan(t, conn, q.sql, q.args)
 			for _, index := range q.indexes {
-				require.Regexp(t, `Index Scan using `+index+` `, got, "%s, %s", state.name, q.name)
+				require.Regexp(t, `Index (Only )?Scan using `+index+` `, got, "%s, %s", state.name, q.name)
 			}
 			require.NotRegexp(t, "Seq Scan|Bitmap|Gather|Hash|Merge", got, "%s, %s", state.name, q.name)
 		}
