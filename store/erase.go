@@ -2,12 +2,15 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -42,66 +45,87 @@ func (s *Store) Erase(ctx context.Context, e Erasure) (Erased, error) {
 	if e.Customer != "" {
 		w.customers[e.Customer] = true
 	}
-	// Once for what is there, and once more, now that the tombstones are laid, for what was on its way in.
-	for range 2 {
+	// Until nothing more turns up that came in before the last tombstones were laid.
+	for buried := -1; ; {
 		if err := w.find(ctx); err != nil {
 			return w.erased, fmt.Errorf("looking for whom to erase: %w", err)
+		}
+		found := len(w.customers) + len(w.keys)
+		if found == buried {
+			break
 		}
 		if err := w.bury(ctx); err != nil {
 			return w.erased, fmt.Errorf("laying tombstones: %w", err)
 		}
+		buried = found
 	}
-	// One at a time: whoever waits for two locks could wait for somebody who waits for it.
-	for k := range w.keys {
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return w.payment(ctx, tx, k) })
-		if err != nil {
-			return w.erased, fmt.Errorf("erasing payment %s: %w", k.PaymentID, err)
-		}
-	}
+	// An erasure that is cut short must find the rest again: what says that somebody is at the mailbox goes last, and before
+	// all else what can be told to be theirs only by what goes later.
 	if err := w.quarantine(ctx); err != nil {
 		return w.erased, fmt.Errorf("erasing quarantined bodies: %w", err)
 	}
-	// Last: by these an erasure that was cut short finds its customers again.
+	if err := w.payments(ctx, false); err != nil {
+		return w.erased, err
+	}
 	if err := w.records(ctx); err != nil {
 		return w.erased, fmt.Errorf("erasing customers' records: %w", err)
 	}
-	return w.erased, nil
+	err := w.payments(ctx, true)
+	return w.erased, err
 }
 
 // erasing is one run of Erase.
 type erasing struct {
 	Erasure
 	store     *Store
-	customers map[string]bool // ids
-	keys      map[PaymentKey]bool
-	words     map[string]bool // what names them in a body: ids, fingerprints, addresses
+	customers map[string]bool     // ids
+	keys      map[PaymentKey]bool // true: it tells, or was told to, the mailbox
+	words     map[string]bool     // what names them in a body: ids, fingerprints, addresses; in lower case
 	erased    Erased
 }
 
-func (w *erasing) find(ctx context.Context) error {
-	if w.Mailbox != "" {
-		if err := w.findMailbox(ctx); err != nil {
-			return err
+// payments makes the payments anonymous that tell the mailbox, or those that do not. One at a time: whoever waits for two
+// locks could wait for somebody who waits for it.
+func (w *erasing) payments(ctx context.Context, tell bool) error {
+	for k, tells := range w.keys {
+		if tells != tell {
+			continue
+		}
+		if err := pgx.BeginFunc(ctx, w.store.pool, func(tx pgx.Tx) error { return w.payment(ctx, tx, k) }); err != nil {
+			return fmt.Errorf("erasing payment %s: %w", k.PaymentID, err)
 		}
 	}
-	ids := slices.Collect(maps.Keys(w.customers))
-	for id := range w.customers {
-		w.words[id] = true
-	}
-	// The tables are read as a whole: it is seldom, locks nothing, and an index would cost every event.
-	keys, err := collected[PaymentKey](w.store.pool.Query(ctx, `
-		SELECT payment_id, source, account, livemode FROM facts WHERE detail::json->>'customer' = ANY($1)
-		UNION SELECT payment_id, source, account, livemode FROM payments WHERE customer = ANY($1)
-		UNION SELECT payment_id, source, account, livemode FROM attempts WHERE customer = ANY($1)
-		UNION SELECT payment_id, source, account, livemode FROM notifications WHERE customer = ANY($1)`, ids))
-	for _, k := range keys {
-		w.keys[k] = true
-	}
-	return err
+	return nil
+}
+
+// find finds the customers and their payments. The tables are read as a whole: it is seldom, locks nothing, and an index
+// would cost every event.
+func (w *erasing) find(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, w.store.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT set_config('enable_seqscan', 'on', true)`); err != nil {
+			return err
+		}
+		if w.Mailbox != "" {
+			if err := w.findMailbox(ctx, tx); err != nil {
+				return err
+			}
+		}
+		keys, err := collected[PaymentKey](tx.Query(ctx, `
+			SELECT payment_id, source, account, livemode FROM facts WHERE detail::json->>'customer' = ANY($1)
+			UNION SELECT payment_id, source, account, livemode FROM payments WHERE customer = ANY($1)
+			UNION SELECT payment_id, source, account, livemode FROM attempts WHERE customer = ANY($1)
+			UNION SELECT payment_id, source, account, livemode FROM notifications WHERE customer = ANY($1)`, slices.Collect(maps.Keys(w.customers))))
+		for _, k := range keys {
+			if _, known := w.keys[k]; !known {
+				w.keys[k] = false
+			}
+		}
+		return err
+	})
 }
 
 // findMailbox finds the customers, and the payments, that were or could be written to at the mailbox.
-func (w *erasing) findMailbox(ctx context.Context) error {
+func (w *erasing) findMailbox(ctx context.Context, tx pgx.Tx) error {
 	type reached struct {
 		PaymentKey
 		Customer string `db:"customer"`
@@ -123,9 +147,10 @@ func (w *erasing) findMailbox(ctx context.Context) error {
 			[]any{w.store.HashMailbox(w.Mailbox)}},
 		{"customers", `SELECT '' AS payment_id, source, account, livemode, customer_id AS customer, contact FROM customers WHERE contact IS NOT NULL`, nil},
 		{"contacts", `SELECT '' AS payment_id, source, account, livemode, customer_id AS customer, contact FROM contacts WHERE contact IS NOT NULL`, nil},
-		{"facts", `SELECT payment_id, source, account, livemode, coalesce(detail::json->>'customer', '') AS customer, contact FROM facts WHERE contact IS NOT NULL`, nil},
+		{"facts", `SELECT f.payment_id, f.source, f.account, f.livemode, coalesce(f.detail::json->>'customer', p.customer, '') AS customer, f.contact
+			FROM facts f LEFT JOIN payments p ON ` + sameKey("p", "f") + ` WHERE f.contact IS NOT NULL`, nil},
 	} {
-		rows, err := w.store.pool.Query(ctx, from.sql, from.args...)
+		rows, err := tx.Query(ctx, from.sql, from.args...)
 		if err != nil {
 			return err
 		}
@@ -141,7 +166,6 @@ func (w *erasing) findMailbox(ctx context.Context) error {
 			}
 			for _, address := range c.all() {
 				if mailbox, ok := w.Normalise(address); ok && mailbox == w.Mailbox {
-					w.words[address] = true
 					found(r, from.table == "facts")
 				}
 			}
@@ -185,6 +209,7 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 	var facts []Fact
 	var payments []Payment
 	var attempts []Attempt
+	var told, pseudonyms []string // the notifications' customers
 	b := &pgx.Batch{}
 	b.Queue(`SELECT pg_advisory_xact_lock($1)`, k.lock())
 	b.Queue(`SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"), a...).Query(
@@ -193,21 +218,18 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 		eachRow(func(p Payment) { payments = append(payments, p) }))
 	b.Queue(`SELECT `+attemptTable.selected("t")+` FROM attempts t JOIN `+keyRows+` ON `+keyMatch("t", "payment_id"), a...).Query(
 		eachRow(func(t Attempt) { attempts = append(attempts, t) }))
+	b.Queue(`SELECT DISTINCT n.customer FROM notifications n JOIN `+keyRows+` ON `+keyMatch("n", "payment_id"), a...).Query(
+		func(rows pgx.Rows) (err error) {
+			told, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		})
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return err
 	}
 	changed := false
 	for i := range facts {
 		f := &facts[i]
-		c, err := s.openContact(f.Contact, "facts")
-		if err != nil {
-			return err
-		}
-		for _, word := range append(c.all(), f.Customer, f.MethodID, f.Fingerprint) {
-			if word != "" && !isPseudonym(word) {
-				w.words[word], changed = true, true
-			}
-		}
+		changed = changed || f.Contact != nil || slices.ContainsFunc([]string{f.Customer, f.MethodID, f.Fingerprint}, isName)
 		s.anonymise(f)
 	}
 	for i := range payments {
@@ -234,12 +256,17 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 	canceled := 0
 	b.Queue(`UPDATE notifications n SET status = 'canceled', reason = $5, updated_at = $6 FROM `+keyRows+`
 		WHERE `+keyMatch("n", "payment_id")+` AND n.status = 'held' AND n.owner = 0`, append(a, ReasonErased, s.Now())...).Exec(countInto(&canceled))
-	customers, pseudonyms := make([]string, 0, len(w.customers)), make([]string, 0, len(w.customers))
-	for id := range w.customers {
-		customers, pseudonyms = append(customers, id), append(pseudonyms, s.pseudonym(id))
+	for _, id := range told {
+		pseudonyms = append(pseudonyms, s.pseudonym(id))
 	}
 	b.Queue(`UPDATE notifications n SET customer = e.pseudonym FROM `+keyRows+`, unnest($5::text[], $6::text[]) AS e(id, pseudonym)
-		WHERE `+keyMatch("n", "payment_id")+` AND n.customer = e.id`, append(a, customers, pseudonyms)...)
+		WHERE `+keyMatch("n", "payment_id")+` AND n.customer = e.id AND e.id <> e.pseudonym`, append(a, told, pseudonyms)...)
+	// A look-up that is under way finds the tombstone when it comes back. Others are inserted under the payment's lock.
+	const lookUps = ` river_job.kind = $5 AND args->>'payment_id' = k.id AND args->>'source' = k.source
+		AND coalesce(args->>'account', '') = k.account AND (args->>'livemode')::boolean = k.livemode`
+	jobs := append(a, job.LookUpContact{}.Kind())
+	b.Queue(`DELETE FROM river_job USING `+keyRows+` WHERE state <> 'running' AND`+lookUps, jobs...).Exec(countInto(&w.erased.Jobs))
+	b.Queue(`UPDATE river_job SET args = args - 'customer' FROM `+keyRows+` WHERE args ? 'customer' AND`+lookUps, jobs...).Exec(countInto(&w.erased.Jobs))
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return err
 	}
@@ -257,8 +284,36 @@ func countInto(n *int) func(pgconn.CommandTag) error {
 	}
 }
 
+// learn reads what the payments' facts say by which a body may name them.
+func (w *erasing) learn(ctx context.Context) error {
+	for id := range w.customers {
+		w.words[strings.ToLower(id)] = true
+	}
+	rows, err := w.store.pool.Query(ctx, `SELECT `+factTable.selected("f")+` FROM facts f JOIN `+keyRows+` ON `+keyMatch("f", "payment_id"),
+		arraysOf(slices.Collect(maps.Keys(w.keys))).args()...)
+	if err != nil {
+		return err
+	}
+	var opening error
+	err = each(rows, func(f Fact) {
+		c, err := w.store.openContact(f.Contact, "facts")
+		if err != nil {
+			opening = err
+		}
+		for _, word := range append(c.all(), f.Customer, f.MethodID, f.Fingerprint) {
+			if isName(word) {
+				w.words[strings.ToLower(word)] = true
+			}
+		}
+	})
+	return cmp.Or(err, opening)
+}
+
 // quarantine deletes the bodies that name them.
 func (w *erasing) quarantine(ctx context.Context) error {
+	if err := w.learn(ctx); err != nil {
+		return err
+	}
 	type quarantined struct {
 		ID   string `db:"id"`
 		Body []byte `db:"body"`
@@ -288,10 +343,17 @@ func (w *erasing) quarantine(ctx context.Context) error {
 	return err
 }
 
-// addressLike finds what may be an address in a text of any shape.
-var addressLike = regexp.MustCompile(`[^\s"'<>(),:;\\\x00-\x1f]+@[^\s"'<>(),:;\\\x00-\x1f]+`)
+// addressLike finds what may be an address in a text of any shape, with what may stand around one.
+var addressLike = regexp.MustCompile(`[^\s"<>(),:;\\\x00-\x1f]+@[^\s"<>(),:;\\\x00-\x1f]+`)
+
+// escaped finds what JSON may write instead of a letter.
+var escaped = regexp.MustCompile(`\\u[0-9A-Fa-f]{4}`)
 
 func (w *erasing) named(body []byte) bool {
+	body = bytes.ToLower(escaped.ReplaceAllFunc(body, func(e []byte) []byte {
+		letter, _ := strconv.ParseUint(string(e[2:]), 16, 32)
+		return utf8.AppendRune(nil, rune(letter))
+	}))
 	for word := range w.words {
 		if bytes.Contains(body, []byte(word)) {
 			return true
@@ -300,32 +362,30 @@ func (w *erasing) named(body []byte) bool {
 	if w.Mailbox == "" {
 		return false
 	}
-	for _, address := range addressLike.FindAll(body, -1) {
-		if mailbox, ok := w.Normalise(string(address)); ok && mailbox == w.Mailbox {
-			return true
+	for _, match := range addressLike.FindAllString(string(body), -1) {
+		for _, address := range []string{match, strings.Trim(match, "'.!?*[]{}`")} {
+			if mailbox, ok := w.Normalise(address); ok && mailbox == w.Mailbox {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// records deletes what the provider and the merchant said of the customers, and the look-ups of them. A look-up that is
-// under way finds the tombstone when it comes back.
+// records deletes what the provider and the merchant said of the customers.
 func (w *erasing) records(ctx context.Context) error {
 	ids := slices.Collect(maps.Keys(w.customers))
 	b := &pgx.Batch{}
-	var records, jobs int
-	b.Queue(`DELETE FROM customers WHERE customer_id = ANY($1)`, ids).Exec(countInto(&records))
-	b.Queue(`DELETE FROM contacts WHERE customer_id = ANY($1)`, ids).Exec(countInto(&records))
-	b.Queue(`DELETE FROM river_job WHERE kind = $2 AND state <> 'running' AND args->>'customer' = ANY($1)`, ids, job.LookUpContact{}.Kind()).Exec(countInto(&jobs))
-	b.Queue(`UPDATE river_job SET args = args - 'customer' WHERE kind = $2 AND args->>'customer' = ANY($1)`, ids, job.LookUpContact{}.Kind()).Exec(countInto(&jobs))
-	err := w.store.pool.SendBatch(ctx, b).Close()
-	w.erased.Customers, w.erased.Jobs = records, jobs
-	return err
+	b.Queue(`DELETE FROM customers WHERE customer_id = ANY($1)`, ids).Exec(countInto(&w.erased.Customers))
+	b.Queue(`DELETE FROM contacts WHERE customer_id = ANY($1)`, ids).Exec(countInto(&w.erased.Customers))
+	return w.store.pool.SendBatch(ctx, b).Close()
 }
 
 const pseudonymPrefix = "erased_"
 
 func isPseudonym(id string) bool { return strings.HasPrefix(id, pseudonymPrefix) }
+
+func isName(word string) bool { return word != "" && !isPseudonym(word) }
 
 // pseudonym stands for an id that was erased: the same for the same id, so that what belonged together still does, and
 // without the key nobody can tell whose it was. It is its own pseudonym.
@@ -342,8 +402,9 @@ func (s *Store) anonymise(f *Fact) {
 	f.Addresses, f.Contact = nil, nil
 }
 
-// anonymiseFields replaces ids by pseudonyms, in the texts too that may quote them, or an address.
-func (s *Store) anonymiseFields(customer, method, fingerprint *string, texts ...*string) {
+// anonymiseFields replaces ids by pseudonyms, in the texts too that may quote them, or an address. A message may also
+// quote what its own event does not name.
+func (s *Store) anonymiseFields(customer, method, fingerprint, message, url *string) {
 	var pairs []string
 	for _, id := range []*string{customer, method, fingerprint} {
 		if *id != "" {
@@ -352,10 +413,19 @@ func (s *Store) anonymiseFields(customer, method, fingerprint *string, texts ...
 		*id = s.pseudonym(*id)
 	}
 	quoted := strings.NewReplacer(pairs...)
-	for _, text := range texts {
+	for _, text := range []*string{message, url} {
 		*text = addressLike.ReplaceAllString(quoted.Replace(*text), "…")
 	}
+	*message = idLike.ReplaceAllStringFunc(*message, func(word string) string {
+		if strings.ContainsAny(word, "0123456789") && (len(word) >= longWord || strings.Contains(word, "_")) {
+			return s.pseudonym(word)
+		}
+		return word
+	})
 }
+
+// longWord is a length at which a word with digits is an id rather than a number or a date.
+const longWord = 12
 
 // anonymousKey is the key of an attempt, or of what hangs on one, without the payment method by which an attempt without
 // a charge is known (pm:<method>:…): ids are made from it, and do not change by an erasure.
