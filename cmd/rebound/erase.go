@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -23,13 +24,16 @@ func (e *eraseCommand) Run(ctx context.Context, p *program) error {
 	if err != nil {
 		return err
 	}
-	erasure := store.Erasure{Customer: e.Customer}
-	if e.Email != "" {
-		erasure.Normalise = mailboxOf
-		var ok bool
-		if erasure.Mailbox, ok = mailboxOf(e.Email); !ok {
+	erasure := store.Erasure{Customer: strings.TrimSpace(e.Customer), Normalise: mailboxOf}
+	var ok bool
+	switch address := strings.TrimSpace(e.Email); {
+	case address != "":
+		if erasure.Mailbox, ok = mailboxOf(address); !ok {
 			return usageError{errors.New("--email: is not an address")}
 		}
+	case erasure.Customer == "":
+		// A variable that a script has not set must not end in a success.
+		return usageError{errors.New("--customer or --email: is empty")}
 	}
 	log, err := newLogger(p.stderr, c.LogLevel, c.LogFormat)
 	if err != nil {
