@@ -195,3 +195,58 @@ func TestABodyInQuarantineIsErasedHoweverItSpellsTheAddress(t *testing.T) {
 		require.Equal(t, store.Erased{Quarantined: 1}, c.erase(t, byMailbox("o'brien@example.com")), body)
 	}
 }
+
+func TestARepeatedEventDoesNotTakeUpAnErasedMailAgain(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	charge, intent := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+	charge.Customer, intent.Customer = "cus_jenny", "cus_jenny"
+	c.record(t, charge, intent)
+	require.Equal(t, 1, c.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email' AND status = 'held'`))
+	c.erase(t, store.Erasure{Customer: "cus_jenny"})
+	c.exec(t, `DELETE FROM river_job`)
+	again := charge
+	again.APIVersion = "2025-04-30.basil"
+	c.record(t, again)
+	require.Equal(t, []string{"canceled erased"}, c.column(t, `SELECT status || ' ' || reason FROM notifications WHERE channel = 'email'`))
+	require.Zero(t, c.count(t, `SELECT count(*) FROM river_job`))
+}
+
+// The charge's event tells an address, only the intent's whose it is.
+func TestANewPaymentOfSomebodyErasedIsAnonymousInWhateverOrderItsEventsCome(t *testing.T) {
+	t.Parallel()
+	states := make(map[string]string)
+	for _, order := range []string{"charge first", "intent first", "at once"} {
+		c := setupClocked(t)
+		c.erase(t, store.Erasure{Customer: "cus_jenny"})
+		charge, intent := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+		charge.Customer, intent.Customer = "", "cus_jenny"
+		charge.Addresses = &Contact{Receipt: "jenny@example.com"}
+		switch order {
+		case "charge first":
+			c.record(t, charge)
+			c.record(t, intent)
+		case "intent first":
+			c.record(t, intent)
+			c.record(t, charge)
+		default:
+			require.NoError(t, c.recorder.Record(t.Context(), Delivery{Facts: []Fact{charge, intent}}))
+		}
+		k := charge.PaymentKey
+		customer := c.column(t, `SELECT customer FROM payments`)
+		require.Len(t, customer, 1)
+		require.True(t, strings.HasPrefix(customer[0], "erased_"), order)
+		to, err := c.store.Recipient(t.Context(), k, customer[0])
+		require.NoError(t, err)
+		require.Empty(t, to.Email, order)
+		if order != "charge first" { // then it was nobody's until it was too late
+			require.Zero(t, c.count(t, `SELECT count(*) FROM facts WHERE contact IS NOT NULL`), order)
+		}
+		states[strings.Join(c.column(t, `SELECT method_id || ' ' || fingerprint || ' ' || customer FROM attempts`), ",")] = order
+	}
+	require.Len(t, states, 3, "one per store, whose keys differ, and each of one attempt: %v", states)
+	for state := range states {
+		require.NotContains(t, state, ",")
+		require.NotContains(t, state, "pm_")
+	}
+}

@@ -354,6 +354,9 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []*Fact, 
 }
 
 func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, out *outcome) {
+	if len(p.Facts) == 0 {
+		return // of events that had their effect before what they told of was dropped
+	}
 	now := r.store.Now()
 	k := p.Payment.PaymentKey
 	d := deriveFacts(k, p.Facts, r.invoiceOf(p, loaded), r.policy.Rules)
@@ -467,7 +470,7 @@ func senderDecided(old, n store.Notification, then, now store.Payment) bool {
 	}
 	switch old.Status {
 	case store.Canceled:
-		return old.Reason == ReasonSuperseded && then.Invoice == now.Invoice && then.OrderReference == now.OrderReference &&
+		return old.Reason == store.ReasonErased || old.Reason == ReasonSuperseded && then.Invoice == now.Invoice && then.OrderReference == now.OrderReference &&
 			then.Amount == now.Amount && then.Currency == now.Currency
 	case store.Suppressed:
 		switch old.Reason {
@@ -498,7 +501,7 @@ func sameNotice(a, b store.Notification) bool {
 // looksUp tells whether the provider's API may know what the events do not say: an address, or whose the payment is.
 func (r *Recorder) looksUp(d Derived, loaded *store.Loaded) bool {
 	p := d.Payment
-	if !r.policy.LooksUp || p.Source != string(decline.Stripe) {
+	if !r.policy.LooksUp || p.Source != string(decline.Stripe) || store.IsPseudonym(p.Customer) {
 		return false
 	}
 	if d.invoiceUnsaid && p.PaymentIntent != "" {

@@ -470,3 +470,18 @@ func TestAMailboxIsErasedWhereverItsAddressStands(t *testing.T) {
 	require.Equal(t, []string{"pi_other"}, held)
 	require.True(t, slices.Contains(c.column(t, `SELECT customer FROM payments`), "cus_1"))
 }
+
+// A body of Frame's has no time in its signature, so anybody who once saw it can send it again.
+func TestAnEventOfFrameThatComesAgainAfterItsFailureWasSweptLeavesNothing(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	f := chargeFailed(1, "insufficient_funds")
+	f.Source = "frame"
+	c.record(t, f)
+	c.after(401 * day)
+	require.Equal(t, 1, c.sweep(t).Payments)
+	c.record(t, f)
+	for _, table := range []string{"facts", "payments", "attempts", "notifications"} {
+		require.Zero(t, c.count(t, `SELECT count(*) FROM `+table), table)
+	}
+}

@@ -761,3 +761,30 @@ func TestStopGivesBackTheLockOfAMailInFlight(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 	require.Equal(t, 1, b.post.count())
 }
+
+func TestNoReminderFollowsAMailWhoseCustomerIsErasedWhileItIsSent(t *testing.T) {
+	t.Parallel()
+	for _, erased := range []bool{false, true} {
+		b := setup(t)
+		s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour} })
+		id := b.failing(t, "pi_1", "buyer@example.com")
+		b.clock.forward(time.Minute)
+		b.post.answer = func(Letter) Outcome {
+			if erased {
+				_, err := b.store.Erase(context.Background(), store.Erasure{Customer: "cus_pi_1"})
+				require.NoError(t, err)
+			}
+			return Outcome{Result: Accepted}
+		}
+		_, err := s.Deliver(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, store.Sent, b.notification(t, id).Status)
+		named := b.count(t, `SELECT count(*) FROM notifications WHERE customer = 'cus_pi_1'`)
+		if erased {
+			require.Zero(t, named)
+			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications`))
+			continue
+		}
+		require.Equal(t, 2, named)
+	}
+}

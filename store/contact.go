@@ -57,7 +57,7 @@ func (s *Store) openContact(sealed []byte, table string) (Contact, error) {
 
 func (s *Store) queueCustomer(b *pgx.Batch, c Customer) {
 	sealed, err := s.sealContact(&Contact{Customer: c.Email}, "customers")
-	if err != nil {
+	if err != nil || c.Deleted {
 		sealed = nil
 	}
 	b.Queue(`INSERT INTO customers AS c (customer_id, source, account, livemode, record_created, record_event, deleted, contact, locale)
@@ -105,6 +105,9 @@ func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, ti
 // failed.
 func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (Recipient, error) {
 	var r Recipient
+	if IsPseudonym(customer) {
+		return r, nil // an event of the payment that did not say whose it is may have come before
+	}
 	var inFacts Contact
 	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail::json->>'locale', '') FROM facts
 		WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4

@@ -135,7 +135,7 @@ func (w *erasing) findMailbox(ctx context.Context, tx pgx.Tx) error {
 		if payment {
 			w.keys[r.PaymentKey] = true
 		}
-		if r.Customer != "" && !isPseudonym(r.Customer) {
+		if r.Customer != "" && !IsPseudonym(r.Customer) {
 			w.customers[r.Customer] = true
 		}
 	}
@@ -383,14 +383,15 @@ func (w *erasing) records(ctx context.Context) error {
 
 const pseudonymPrefix = "erased_"
 
-func isPseudonym(id string) bool { return strings.HasPrefix(id, pseudonymPrefix) }
+// IsPseudonym tells whether an id stands for one that was erased.
+func IsPseudonym(id string) bool { return strings.HasPrefix(id, pseudonymPrefix) }
 
-func isName(word string) bool { return word != "" && !isPseudonym(word) }
+func isName(word string) bool { return word != "" && !IsPseudonym(word) }
 
 // pseudonym stands for an id that was erased: the same for the same id, so that what belonged together still does, and
 // without the key nobody can tell whose it was. It is its own pseudonym.
 func (s *Store) pseudonym(id string) string {
-	if id == "" || isPseudonym(id) {
+	if id == "" || IsPseudonym(id) {
 		return id
 	}
 	return s.hasher.ID(pseudonymPrefix, "pseudonym", id)

@@ -226,10 +226,20 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		if own.ReceivedAt.IsZero() {
 			own.ReceivedAt = now
 		}
+		l.add(own)
+	}
+	for _, p := range l.Payments {
+		if slices.ContainsFunc(p.Facts, func(f *Fact) bool { return IsPseudonym(f.Customer) }) {
+			for _, f := range p.Facts { // those too that do not say whose they are
+				in.store.anonymise(f)
+			}
+		}
+	}
+	for i := range l.NewFacts {
+		own := &l.NewFacts[i]
 		if own.Contact, err = in.store.sealContact(own.Addresses, "facts"); err != nil {
 			return nil, err
 		}
-		l.add(own)
 	}
 	return l, nil
 }

@@ -155,9 +155,9 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, n.PaymentKey.lock()); err != nil {
 			return err
 		}
-		var payment, status, reason string
-		err := tx.QueryRow(ctx, `SELECT p.status, n.status, n.reason FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
-			WHERE n.id = $1 AND n.owner = $2 FOR SHARE OF p`, n.ID, owner).Scan(&payment, &status, &reason)
+		var payment, status, reason, customer string
+		err := tx.QueryRow(ctx, `SELECT p.status, n.status, n.reason, n.customer FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
+			WHERE n.id = $1 AND n.owner = $2 FOR SHARE OF p`, n.ID, owner).Scan(&payment, &status, &reason, &customer)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -187,7 +187,8 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		if n.Status == Held && n.NextTryAt != nil {
 			jobs = append(jobs, mailJobAt(n.ID, *n.NextTryAt))
 		}
-		if over(payment) == "" && len(x.FollowUps) > 0 {
+		erased := customer != n.Customer // meanwhile, and nothing else changes it while it is claimed
+		if over(payment) == "" && !erased && len(x.FollowUps) > 0 {
 			b := &pgx.Batch{}
 			if err := notificationTable.queue(b, x.FollowUps, `ON CONFLICT DO NOTHING`); err != nil {
 				return err
