@@ -74,7 +74,9 @@ func TestEveryFilterKeepsWhatFits(t *testing.T) {
 	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
 	b.add(
 		change(failed("fl_a", "pi_a"), func(a *store.Attempt) { a.OccurredAt = at(1000) }),
-		change(failed("fl_b", "pi_b"), func(a *store.Attempt) { a.OccurredAt, a.Customer, a.Category, a.PaymentStatus = at(2000), "cus_2", "fraud_risk", "recovered" }),
+		change(failed("fl_b", "pi_b"), func(a *store.Attempt) {
+			a.OccurredAt, a.Customer, a.Category, a.PaymentStatus = at(2000), "cus_2", "fraud_risk", "recovered"
+		}),
 		change(failed("fl_c", "pi_c"), func(a *store.Attempt) { a.OccurredAt, a.Charge, a.Account = at(3000), "ch_c", "acct_other" }),
 		change(failed("fl_d", "tr_d"), func(a *store.Attempt) { a.OccurredAt, a.Source, a.Livemode = at(4000), "frame", false }),
 		change(failed("fl_s", "pi_a"), func(a *store.Attempt) { a.OccurredAt, a.Result = at(5000), "succeeded" }),

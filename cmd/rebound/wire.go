@@ -260,7 +260,6 @@ func (s *server) stop() {
 	soft, cancelSoft := context.WithTimeout(whole, max(timeout-settleTime, timeout/2))
 	defer cancelSoft()
 	s.endStreams()
-	s.endWatch()
 	if s.sweeper != nil {
 		s.sweeper.end()
 	}
@@ -274,6 +273,7 @@ func (s *server) stop() {
 	}
 	ending.Go(func() { s.stopJobs(soft, whole) })
 	ending.Wait()
+	s.endWatch() // not sooner: it keeps the lock that the mails in flight rest on
 	_ = s.options.public.Close() // open where the server never began
 	_ = s.options.admin.Close()
 	within(whole, s.recorder.Close)
