@@ -273,7 +273,7 @@ func (s *server) stop() {
 	}
 	ending.Go(func() { s.stopJobs(soft, whole) })
 	ending.Wait()
-	s.endWatch() // not sooner: it keeps the lock that the mails in flight rest on
+	s.endWatch()                 // not sooner: it keeps the lock that the mails in flight rest on
 	_ = s.options.public.Close() // open where the server never began
 	_ = s.options.admin.Close()
 	within(whole, s.recorder.Close)
