@@ -3,6 +3,7 @@ package console
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -49,14 +50,16 @@ func (s *server) listFailures(c echo.Context) error {
 		return cursorFault(err)
 	}
 	// Two questions that do not wait for each other's pages to come from the disk.
+	notified := slices.Clone(page)
 	both, ctx := errgroup.WithContext(c.Request().Context())
-	both.Go(func() error { return s.Store.AddNotifications(ctx, page) })
+	both.Go(func() error { return s.Store.AddNotifications(ctx, notified) })
 	both.Go(func() error { _, err := s.advise(ctx, page); return err })
 	if err := both.Wait(); err != nil {
 		return err
 	}
 	data := make([]failureJSON, len(page))
 	for i, f := range page {
+		f.Notifications = notified[i].Notifications
 		data[i] = failureOf(f, locale)
 	}
 	return c.JSON(http.StatusOK, listOf(data, more))

@@ -61,6 +61,7 @@ func (r *recorded) all() []handler.Delivery {
 // door is an endpoint mounted on a real Echo behind a real HTTP server with our limits.
 type door struct {
 	url      string
+	stripe   *Stripe
 	recorder *recorded
 	metrics  *prometheus.Registry
 	logs     *observer.ObservedLogs
@@ -85,7 +86,7 @@ func openDoor(t *testing.T, change ...func(*StripeConfig)) *door {
 	ServerLimits(server.Config)
 	server.Start()
 	t.Cleanup(server.Close)
-	d.url = server.URL + StripePath
+	d.url, d.stripe = server.URL+StripePath, s
 	return d
 }
 

@@ -220,28 +220,24 @@ func TestBodiesThatAreHeldBackTakeNoMoreThanTheirShareOfMemory(t *testing.T) {
 	d := openDoor(t)
 	u, err := url.Parse(d.url)
 	require.NoError(t, err)
-	const most = maxReceiving / DefaultBodyLimit
-	nearly := bytes.Repeat([]byte(" "), DefaultBodyLimit-1)
-	answers := make(chan int, most+10)
-	var conns []net.Conn
-	for range most + 10 {
-		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", u.Host)
-		require.NoError(t, err)
-		conns = append(conns, conn)
-		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", StripePath, DefaultBodyLimit, nearly)
-		require.NoError(t, err)
-		go func() {
-			if res, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
-				_ = res.Body.Close()
-				answers <- res.StatusCode
-			}
-		}()
-	}
-	require.Equal(t, http.StatusServiceUnavailable, <-answers)
-	for _, conn := range conns {
-		require.NoError(t, conn.Close())
-	}
-	require.Eventually(t, func() bool { return d.signed(t, []byte(failedCharge)).status == http.StatusOK }, 10*time.Second, 10*time.Millisecond)
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", u.Host)
+	require.NoError(t, err)
+	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n%s", StripePath, strings.Repeat(" ", 999))
+	require.NoError(t, err)
+	held := func() int64 { return d.stripe.receiving.Load() }
+	require.Eventually(t, func() bool { return held() == 999 }, 10*time.Second, time.Millisecond, "what was read counts, not what was announced")
+
+	require.NoError(t, conn.Close())
+	require.Eventually(t, func() bool { return held() == 0 }, 10*time.Second, time.Millisecond)
+
+	d.stripe.receiving.Store(maxReceiving)
+	got := d.signed(t, []byte(failedCharge))
+	require.Equal(t, http.StatusServiceUnavailable, got.status)
+	require.Equal(t, "5", got.header.Get("Retry-After"))
+	require.EqualValues(t, maxReceiving, held(), "a refused body is given back")
+	d.stripe.receiving.Store(0)
+	require.Equal(t, http.StatusOK, d.signed(t, []byte(failedCharge)).status)
+	require.Zero(t, held())
 }
 
 func TestEncodedBodiesAreRefused(t *testing.T) {
