@@ -231,6 +231,9 @@ func TestTheInboxShowsMailInASandbox(t *testing.T) {
 	_, page = s.do(t, http.MethodGet, "/mail", "")
 	require.Contains(t, page, "Zahlung fällig: 42,00 €")
 	require.Contains(t, page, `href="/mail/`+ids[0]+`"`)
+	require.Contains(t, page, `data-have="1"`)
+	come, _ := s.do(t, http.MethodGet, "/mail/new?have=0", "")
+	require.Equal(t, http.StatusOK, come, "a mail that came before the page asked is not waited for")
 
 	_, page = s.do(t, http.MethodGet, "/mail/"+ids[0], "")
 	require.Contains(t, page, `sandbox="allow-popups`)

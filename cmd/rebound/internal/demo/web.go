@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -192,12 +193,22 @@ func (w *web) inbox(rw http.ResponseWriter, _ *http.Request) {
 	}{w.frame("Captured mail", "mail"), mails, len(ids)})
 }
 
-// newMail answers when a mail comes, or after half a minute without one.
+// newMail answers when there is another number of mails than the page has, or after half a minute without.
 func (w *web) newMail(rw http.ResponseWriter, r *http.Request) {
 	timer := time.NewTimer(25 * time.Second)
 	defer timer.Stop()
+	changed := w.Mailbox.Changed() // before the count: a mail may come in between
+	ids, err := w.Mailbox.IDs()
+	if err != nil {
+		w.fail(rw, err)
+		return
+	}
+	if r.URL.Query().Get("have") != strconv.Itoa(len(ids)) {
+		rw.WriteHeader(http.StatusOK)
+		return
+	}
 	select {
-	case <-w.Mailbox.Changed():
+	case <-changed:
 		rw.WriteHeader(http.StatusOK)
 	case <-timer.C:
 		rw.WriteHeader(http.StatusNoContent)
