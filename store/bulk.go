@@ -18,7 +18,7 @@ type table[T any] struct {
 	name    string
 	columns []column
 	names   string // c1, c2, …
-	unnest  string // unnest($1::text[], …)
+	unnest  string // unnest($1::text[]), unnest($2::…), …
 	params  string // $1, $2, …
 }
 
@@ -49,12 +49,12 @@ func (t table[T]) written() table[T] {
 	var names, arrays, params []string
 	for i, c := range t.columns {
 		names = append(names, c.name)
-		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, c.sql))
+		arrays = append(arrays, fmt.Sprintf("unnest($%d::%s[])", i+1, c.sql))
 		params = append(params, fmt.Sprintf("$%d", i+1))
 	}
 	t.names = strings.Join(names, ", ")
 	t.params = strings.Join(params, ", ")
-	t.unnest = "unnest(" + strings.Join(arrays, ", ") + ")"
+	t.unnest = strings.Join(arrays, ", ")
 	return t
 }
 
@@ -132,9 +132,10 @@ func (t table[T]) arrays(rows []T) ([]any, error) {
 	return args, nil
 }
 
-// insert is the statement that writes the rows of arrays; tail is its ON CONFLICT part.
+// insert is the statement that writes the rows of arrays; tail is its ON CONFLICT part. The arrays are unnested side by
+// side: as one function of FROM each would first be written to a store of its own, which costs more than a row's index.
 func (t table[T]) insert(tail string) string {
-	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT * FROM " + t.unnest + " " + tail
+	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT " + t.unnest + " " + tail
 }
 
 // queue adds the statement that writes rows; tail is its ON CONFLICT part. No rows, no statement.
