@@ -206,15 +206,16 @@ func touches(d Delivery) (keys []PaymentKey) {
 // until the one is alone, and that one is kept in quarantine.
 func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	var recorded []recordedFailure
-	run := func() error {
+	run := func(doubtful bool) error {
 		return r.store.InIngest(ctx, func(in *store.Ingest) (err error) {
+			in.Doubtful = doubtful
 			recorded, err = r.record(ctx, in, group)
 			return err
 		})
 	}
-	err := run()
+	err := run(false)
 	if store.IsRetryable(err) {
-		err = run()
+		err = run(true)
 	}
 	switch {
 	case err == nil || !store.IsDataError(err):

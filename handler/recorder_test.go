@@ -209,7 +209,7 @@ func TestAnInvoiceEventReachesItsPaymentWhicheverComesFirst(t *testing.T) {
 	for _, order := range [][]Fact{{charge, invoice}, {invoice, charge}} {
 		b := setup(t)
 		b.record(t, order...)
-		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE detail::json->>'evidence' = 'invoice_cycle=strong'`), "%s first", order[0].EventType)
+		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE detail::json->>'ev' = 'invoice_cycle=strong'`), "%s first", order[0].EventType)
 	}
 }
 

@@ -232,7 +232,7 @@ func TestASweepNeverTakesHalfOfAPaymentThatIsBeingWritten(t *testing.T) {
 	writers.Wait()
 	require.Equal(t, payments, c.count(t, `SELECT count(*) FROM payments`), "each has an event of today")
 	// Each attempt tells of exactly the events whose facts are there.
-	require.Zero(t, c.count(t, `SELECT count(*) FROM attempts a WHERE detail::json->>'events' <>
+	require.Zero(t, c.count(t, `SELECT count(*) FROM attempts a WHERE detail::json->>'evs' <>
 		(SELECT string_agg(f.event_id, ' ' ORDER BY f.event_id) FROM facts f WHERE f.payment_id = a.payment_id)`))
 	require.Equal(t, 2*payments-swept, c.count(t, `SELECT count(*) FROM facts`))
 	t.Logf("%d of %d were swept before their late event came", swept, payments)

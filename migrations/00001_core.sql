@@ -25,7 +25,7 @@ CREATE TABLE facts (
     created     bigint      NOT NULL, -- Unix seconds, the event's
     received_at timestamptz NOT NULL, -- first receipt, frozen
     contact     bytea,                -- sealed addresses; null when there is none, or erased
-    detail      text        NOT NULL, -- store.Fact as JSON; what is empty is left out
+    detail      text        NOT NULL, -- store.Fact as JSON, by the short names of its tags; what is empty is left out
     PRIMARY KEY (payment_id, source, account, livemode, event_id, event_type, api_version)
 );
 
@@ -90,7 +90,7 @@ CREATE TABLE attempts (
     network_decline_code text NOT NULL,
     payment_status text NOT NULL, -- of payments, so that a list of failures need not look there
 
-    detail text NOT NULL -- store.Attempt as JSON; what is empty is left out
+    detail text NOT NULL -- store.Attempt as JSON, by the short names of its tags; what is empty is left out
 ) WITH (fillfactor = 80);
 CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
 CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';

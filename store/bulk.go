@@ -66,6 +66,11 @@ var (
 // columnsOf lists the columns that T's fields are kept in, detail the last.
 func columnsOf(t reflect.Type) []column {
 	columns, details := fieldsOf(t, nil)
+	for i, d := range details {
+		if slices.ContainsFunc(details[:i], func(o detailField) bool { return o.name == d.name }) {
+			panic(fmt.Sprintf("store: two fields of %s are kept as %s", t, d.name))
+		}
+	}
 	if len(details) > 0 {
 		columns = append(columns, column{name: detailColumn, sql: "text", typ: reflect.TypeFor[string](), detail: details})
 	}

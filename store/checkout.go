@@ -90,10 +90,10 @@ func (s *Store) CheckoutStates(ctx context.Context, keys []PaymentKey) ([]Checko
 		) p
 		LEFT JOIN LATERAL (
 			SELECT * FROM (
-				SELECT id, received_at, detail::json->>'locale' AS locale, (detail::json->>'attempts_used')::bigint AS attempts_used,
-				       detail::json->>'public_code' AS public_code, detail::json->>'public_next_step' AS public_next_step,
-				       detail::json->>'public_field' AS public_field, (detail::json->>'public_retry')::boolean AS public_retry,
-				       (detail::json->>'awaits_charge')::boolean AS awaits_charge
+				SELECT id, received_at, detail::json->>'lo' AS locale, (detail::json->>'au')::bigint AS attempts_used,
+				       detail::json->>'pub' AS public_code, detail::json->>'pnx' AS public_next_step,
+				       detail::json->>'pfi' AS public_field, (detail::json->>'pre')::boolean AS public_retry,
+				       (detail::json->>'aw')::boolean AS awaits_charge
 				FROM attempts
 				WHERE `+keyMatch("attempts", "payment_id")+` AND result = 'failed'
 				OFFSET 0

@@ -109,7 +109,7 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 		return r, nil // an event of the payment that did not say whose it is may have come before
 	}
 	var inFacts Contact
-	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail::json->>'locale', '') FROM facts
+	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail::json->>'lo', '') FROM facts
 		WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4
 		ORDER BY created DESC, event_id DESC, api_version DESC`, k.PaymentID, k.Source, k.Account, k.Livemode)
 	if err != nil {

@@ -111,7 +111,7 @@ func (w *erasing) find(ctx context.Context) error {
 			}
 		}
 		keys, err := collected[PaymentKey](tx.Query(ctx, `
-			SELECT payment_id, source, account, livemode FROM facts WHERE detail::json->>'customer' = ANY($1)
+			SELECT payment_id, source, account, livemode FROM facts WHERE detail::json->>'cus' = ANY($1)
 			UNION SELECT payment_id, source, account, livemode FROM payments WHERE customer = ANY($1)
 			UNION SELECT payment_id, source, account, livemode FROM attempts WHERE customer = ANY($1)
 			UNION SELECT payment_id, source, account, livemode FROM notifications WHERE customer = ANY($1)`, slices.Collect(maps.Keys(w.customers))))
@@ -147,7 +147,7 @@ func (w *erasing) findMailbox(ctx context.Context, tx pgx.Tx) error {
 			[]any{w.store.HashMailbox(w.Mailbox)}},
 		{"customers", `SELECT '' AS payment_id, source, account, livemode, customer_id AS customer, contact FROM customers WHERE contact IS NOT NULL`, nil},
 		{"contacts", `SELECT '' AS payment_id, source, account, livemode, customer_id AS customer, contact FROM contacts WHERE contact IS NOT NULL`, nil},
-		{"facts", `SELECT f.payment_id, f.source, f.account, f.livemode, coalesce(f.detail::json->>'customer', p.customer, '') AS customer, f.contact
+		{"facts", `SELECT f.payment_id, f.source, f.account, f.livemode, coalesce(f.detail::json->>'cus', p.customer, '') AS customer, f.contact
 			FROM facts f LEFT JOIN payments p ON ` + sameKey("p", "f") + ` WHERE f.contact IS NOT NULL`, nil},
 	} {
 		rows, err := tx.Query(ctx, from.sql, from.args...)
@@ -238,7 +238,6 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 	for i := range attempts {
 		t := &attempts[i]
 		s.anonymiseFields(&t.Customer, &t.MethodID, &t.Fingerprint, &t.ErrorMessage, &t.ErrorLogURL)
-		t.AttemptKey = s.anonymousKey(t.AttemptKey)
 	}
 	b = &pgx.Batch{}
 	err := factTable.queue(b, facts, `ON CONFLICT (payment_id, source, account, livemode, event_id, event_type, api_version) DO UPDATE SET

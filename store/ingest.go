@@ -36,6 +36,13 @@ type Ingest struct {
 	conn  *pgx.Conn
 	store *Store
 	begun bool
+	// Of what Load has locked: rows that are not among them are new.
+	found struct {
+		payments map[PaymentKey]bool
+		ids      map[string]bool // of attempts and notifications
+	}
+	// Doubtful makes no use of what Load has found: each row is written whether or not there is one.
+	Doubtful bool
 }
 
 // Loaded is what is known of the locked payments and invoices, the group's own facts included.
@@ -54,6 +61,7 @@ type LoadedPayment struct {
 	Notifications []Notification
 	AttemptIDs    []string
 	Streams       bool // an open checkout stream waits for news
+	stored        bool
 }
 
 // Changes is what a group comes to.
@@ -124,11 +132,11 @@ func IsDataError(err error) bool {
 	return false
 }
 
-// IsRetryable tells whether the same transaction may well succeed when it is run again at once: it was a deadlock's or a
-// serialisation's victim.
+// IsRetryable tells whether the same transaction may well succeed when it is run again at once, with Ingest.Doubtful set: it
+// was a deadlock's or a serialisation's victim, or a row that Load did not find was there.
 func IsRetryable(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "40001")
+	return errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "40001" || pg.Code == "23505")
 }
 
 type keyArrays struct {
@@ -276,7 +284,7 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 	b.Queue(selectKnown.sql, ids, append(idsOf(invoices), ids...), gone.asked).Query(selectKnown.read(
 		take(func(p knownPayment) {
 			if of := l.Payments[p.PaymentKey]; of != nil {
-				of.Payment, of.Streams, of.AttemptIDs = p.Payment, p.Streams, strings.Fields(p.AttemptIDs)
+				of.Payment, of.Streams, of.AttemptIDs, of.stored = p.Payment, p.Streams, strings.Fields(p.AttemptIDs), true
 			}
 		}),
 		take(func(f Fact) {
@@ -300,7 +308,15 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 	if err := in.send(ctx, b); err != nil {
 		return nil, err
 	}
+	in.found.payments, in.found.ids = make(map[PaymentKey]bool), make(map[string]bool)
 	for k, p := range l.Payments {
+		in.found.payments[k] = p.stored
+		for _, id := range p.AttemptIDs {
+			in.found.ids[id] = true
+		}
+		for _, n := range p.Notifications {
+			in.found.ids[n.ID] = true
+		}
 		if k.PaymentID = p.Payment.Invoice; k.PaymentID != "" {
 			invoices = append(invoices, k)
 		}
@@ -414,7 +430,10 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	if !in.begun {
 		queueLocks(b, nil)
 	}
-	if err := errors.Join(factTable.queue(b, c.Facts, `ON CONFLICT DO NOTHING`), paymentTable.queue(b, c.Payments, savePayments)); err != nil {
+	if err := errors.Join(
+		queueByNovelty(in, b, factTable, c.Facts, `ON CONFLICT DO NOTHING`, func(Fact) bool { return false }),
+		queueByNovelty(in, b, paymentTable, c.Payments, savePayments, func(p Payment) bool { return in.found.payments[p.PaymentKey] }),
+	); err != nil {
 		return err
 	}
 	for _, i := range c.Invoices {
@@ -431,8 +450,8 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 		b.Queue(`DELETE FROM notifications WHERE id = ANY($1) AND owner = 0`, c.StaleNotifications)
 	}
 	if err := errors.Join(
-		attemptTable.queue(b, c.Attempts, saveAttempts),
-		newNotifications.queue(b, c.Notifications, saveNotifications),
+		queueByNovelty(in, b, attemptTable, c.Attempts, saveAttempts, func(a Attempt) bool { return in.found.ids[a.ID] }),
+		queueByNovelty(in, b, newNotifications, c.Notifications, saveNotifications, func(n Notification) bool { return in.found.ids[n.ID] }),
 		queueJobs(b, c.Jobs, in.store.Now()),
 	); err != nil {
 		return err
@@ -451,6 +470,23 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 		return fmt.Errorf("saving %d payments: %w", len(c.Payments), err)
 	}
 	return nil
+}
+
+// queueByNovelty adds the statements that write rows: those that Load did not find without ON CONFLICT, whose look for a row
+// and mark of a half-made one cost nearly as much as another index.
+func queueByNovelty[T any](in *Ingest, b *pgx.Batch, t table[T], rows []T, tail string, found func(T) bool) error {
+	if in.Doubtful {
+		return t.queue(b, rows, tail)
+	}
+	var known, fresh []T
+	for _, row := range rows {
+		if found(row) {
+			known = append(known, row)
+		} else {
+			fresh = append(fresh, row)
+		}
+	}
+	return errors.Join(t.queue(b, fresh, ""), t.queue(b, known, tail))
 }
 
 // queueJobs adds the statement that writes jobs. River's own insert is a round trip of its own, and returns what nobody

@@ -99,7 +99,7 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, owner int64, id string) (*
 	}
 	attempt, err := one[Attempt](ctx, tx, `SELECT `+attemptTable.selected("a")+` FROM attempts a
 		WHERE a.payment_id = $1 AND a.source = $2 AND a.account = $3 AND a.livemode = $4 AND a.result = 'failed'
-		ORDER BY (a.detail::json->>'attempts_used')::bigint DESC LIMIT 1`, k.PaymentID, k.Source, k.Account, k.Livemode)
+		ORDER BY (a.detail::json->>'au')::bigint DESC LIMIT 1`, k.PaymentID, k.Source, k.Account, k.Livemode)
 	if err != nil {
 		return nil, "", fmt.Errorf("reading the newest attempt of payment %s: %w", k.PaymentID, err)
 	}

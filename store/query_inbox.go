@@ -43,10 +43,10 @@ type InboxFilter struct {
 const noticeWhere = "n.channel = 'inbox' AND n.customer <> '' AND n.status IN ('sent', 'delivered')"
 
 const selectNotices = `SELECT n.id, n.payment_id, n.source, n.account, n.livemode, n.failure_id, n.customer,
-	coalesce(nullif(n.locale, ''), a.detail::json->>'locale', '') AS locale, n.created_at, n.read_at, p.status AS payment_status,
-	coalesce((a.detail::json->>'amount')::bigint, p.amount) AS amount, coalesce(a.detail::json->>'currency', p.currency) AS currency,
-	coalesce(a.detail::json->>'public_code', '') AS public_code, coalesce(a.detail::json->>'public_next_step', '') AS public_next_step,
-	coalesce(a.detail::json->>'public_field', '') AS public_field, coalesce((a.detail::json->>'public_retry')::boolean, false) AS public_retry
+	coalesce(nullif(n.locale, ''), a.detail::json->>'lo', '') AS locale, n.created_at, n.read_at, p.status AS payment_status,
+	coalesce((a.detail::json->>'amt')::bigint, p.amount) AS amount, coalesce(a.detail::json->>'cur', p.currency) AS currency,
+	coalesce(a.detail::json->>'pub', '') AS public_code, coalesce(a.detail::json->>'pnx', '') AS public_next_step,
+	coalesce(a.detail::json->>'pfi', '') AS public_field, coalesce((a.detail::json->>'pre')::boolean, false) AS public_retry
 	FROM notifications n
 	JOIN payments p ON p.payment_id = n.payment_id AND p.source = n.source AND p.account = n.account AND p.livemode = n.livemode
 	LEFT JOIN attempts a ON a.id = n.failure_id`

@@ -62,7 +62,7 @@ func (s *Store) FindPayment(ctx context.Context, paymentID, source string, w Wit
 			return err
 		}
 		if h.Events, err = collect[SeenEvent](ctx, tx, `SELECT f.event_id, f.event_type, f.api_version,
-			coalesce(f.detail::json->>'object_id', '') AS object_id, f.created, f.received_at
+			coalesce(f.detail::json->>'oid', '') AS object_id, f.created, f.received_at
 			FROM facts f WHERE f.payment_id IN ($1, $5) AND f.source = $2 AND f.account = $3 AND f.livemode = $4
 			ORDER BY f.created, f.received_at, f.event_id, f.api_version`,
 			k.PaymentID, k.Source, k.Account, k.Livemode, h.Payment.Invoice); err != nil {

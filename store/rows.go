@@ -35,6 +35,9 @@ func (k PaymentKey) Compare(o PaymentKey) int {
 	}
 }
 
+// The names that tags give to details are short since every row carries them: spelled out they would be a quarter of all
+// that is written. One name means the same in each table.
+
 // Fact is what one rendering of one event says, reduced to the allow-list. Text is ” and a number 0 where the event
 // does not say. Strings are the provider's own words, made safe to store (no NUL, valid UTF-8, length-capped, card
 // numbers masked) by the decoder.
@@ -46,68 +49,68 @@ type Fact struct {
 	Created    int64     `db:"created"`     // of the event, Unix seconds
 	ReceivedAt time.Time `db:"received_at"` // set when it is recorded
 
-	Object         string `detail:"object"` // charge, payment_intent, invoice, invoice_payment, checkout_session, transfer, charge_intent
-	ObjectID       string `detail:"object_id"`
-	ObjectCreated  int64  `detail:"object_created"` // Unix seconds
-	Status         string `detail:"status"`
-	PaymentIntent  string `detail:"payment_intent"`
-	Charge         string `detail:"charge"`        // a charge's own id, or last_payment_error.charge
-	LatestCharge   string `detail:"latest_charge"` // of an intent; may name an earlier attempt's charge
-	Transfer       string `detail:"transfer"`
-	Customer       string `detail:"customer"`
-	Invoice        string `detail:"invoice"` // the field, or an order reference in_…
-	OrderReference string `detail:"order_reference"`
-	Amount         int64  `detail:"amount"` // minor units
-	Currency       string `detail:"currency"`
+	Object         string `detail:"o"` // charge, payment_intent, invoice, invoice_payment, checkout_session, transfer, charge_intent
+	ObjectID       string `detail:"oid"`
+	ObjectCreated  int64  `detail:"oc"` // Unix seconds
+	Status         string `detail:"st"`
+	PaymentIntent  string `detail:"pi"`
+	Charge         string `detail:"ch"`  // a charge's own id, or last_payment_error.charge
+	LatestCharge   string `detail:"lch"` // of an intent; may name an earlier attempt's charge
+	Transfer       string `detail:"tr"`
+	Customer       string `detail:"cus"`
+	Invoice        string `detail:"in"` // the field, or an order reference in_…
+	OrderReference string `detail:"ord"`
+	Amount         int64  `detail:"amt"` // minor units
+	Currency       string `detail:"cur"`
 
-	FailureCode        string `detail:"failure_code"`
-	ErrorCode          string `detail:"error_code"`
-	DeclineCode        string `detail:"decline_code"`
-	OutcomeType        string `detail:"outcome_type"`
-	OutcomeReason      string `detail:"outcome_reason"`
-	NetworkStatus      string `detail:"network_status"`
-	RiskLevel          string `detail:"risk_level"`
-	StripeReport       string `detail:"stripe_report"`
-	AdviceCode         string `detail:"advice_code"`
-	NetworkAdviceCode  string `detail:"network_advice_code"`
-	NetworkDeclineCode string `detail:"network_decline_code"`
-	ErrorType          string `detail:"error_type"`
-	ErrorMessage       string `detail:"error_message"` // failure_message or last_payment_error.message: for the merchant only
-	ErrorParam         string `detail:"error_param"`
-	ErrorDocURL        string `detail:"error_doc_url"`
-	ErrorMethodType    string `detail:"error_method_type"`
-	ErrorLogURL        string `detail:"error_log_url"`
+	FailureCode        string `detail:"fc"`
+	ErrorCode          string `detail:"ec"`
+	DeclineCode        string `detail:"dc"`
+	OutcomeType        string `detail:"ot"`
+	OutcomeReason      string `detail:"or"`
+	NetworkStatus      string `detail:"ns"`
+	RiskLevel          string `detail:"rl"`
+	StripeReport       string `detail:"sr"`
+	AdviceCode         string `detail:"ac"`
+	NetworkAdviceCode  string `detail:"nac"`
+	NetworkDeclineCode string `detail:"ndc"`
+	ErrorType          string `detail:"et"`
+	ErrorMessage       string `detail:"em"` // failure_message or last_payment_error.message: for the merchant only
+	ErrorParam         string `detail:"ep"`
+	ErrorDocURL        string `detail:"ed"`
+	ErrorMethodType    string `detail:"emt"`
+	ErrorLogURL        string `detail:"el"`
 
-	MethodID      string `detail:"method_id"`
-	MethodType    string `detail:"method_type"`
-	MethodCreated int64  `detail:"method_created"` // Unix seconds
-	MethodSaved   string `detail:"method_saved"`   // yes: attached to a customer; no; '' unknown
-	Brand         string `detail:"brand"`
-	Network       string `detail:"network"`
-	Last4         string `detail:"last4"`
-	ExpMonth      int64  `detail:"exp_month"`
-	ExpYear       int64  `detail:"exp_year"`
-	Country       string `detail:"country"`
-	Funding       string `detail:"funding"`
-	Fingerprint   string `detail:"fingerprint"`
-	Wallet        string `detail:"wallet"`
-	CVCCheck      string `detail:"cvc_check"` // of a charge's own payment_method_details; the copy inside an error is old
-	PostalCheck   string `detail:"postal_check"`
-	AddressCheck  string `detail:"address_check"`
+	MethodID      string `detail:"pm"`
+	MethodType    string `detail:"mt"`
+	MethodCreated int64  `detail:"mc"` // Unix seconds
+	MethodSaved   string `detail:"ms"` // yes: attached to a customer; no; '' unknown
+	Brand         string `detail:"br"`
+	Network       string `detail:"nw"`
+	Last4         string `detail:"l4"`
+	ExpMonth      int64  `detail:"xm"`
+	ExpYear       int64  `detail:"xy"`
+	Country       string `detail:"co"`
+	Funding       string `detail:"fu"`
+	Fingerprint   string `detail:"fp"`
+	Wallet        string `detail:"wa"`
+	CVCCheck      string `detail:"cvc"` // of a charge's own payment_method_details; the copy inside an error is old
+	PostalCheck   string `detail:"pc"`
+	AddressCheck  string `detail:"adr"`
 
-	RequestOrigin    string `detail:"request_origin"`      // api: request.id set; none: null; '' the envelope does not say
-	Session          string `detail:"session"`             // merchant's own metadata: on_session, off_session
-	SetupFutureUsage string `detail:"setup_future_usage"`  // of the intent or its method options
-	ThreeDSecure     string `detail:"three_d_secure"`      // result, or result:reason
-	ThreeDSecureFlow string `detail:"three_d_secure_flow"` // challenge, frictionless
-	Moto             bool   `detail:"moto"`
-	BillingReason    string `detail:"billing_reason"` // of an invoice
-	Agreement        bool   `detail:"agreement"`      // Frame: billing_agreement is set
+	RequestOrigin    string `detail:"rq"`  // api: request.id set; none: null; '' the envelope does not say
+	Session          string `detail:"ss"`  // merchant's own metadata: on_session, off_session
+	SetupFutureUsage string `detail:"sfu"` // of the intent or its method options
+	ThreeDSecure     string `detail:"tds"` // result, or result:reason
+	ThreeDSecureFlow string `detail:"tdf"` // challenge, frictionless
+	Moto             bool   `detail:"mo"`
+	BillingReason    string `detail:"bi"` // of an invoice
+	Agreement        bool   `detail:"ag"` // Frame: billing_agreement is set
 
-	ClientSecretHash []byte   `detail:"client_secret_hash"`
-	Contact          []byte   `db:"contact"`    // Addresses, sealed when written
-	Addresses        *Contact `db:"-"`          // plain, on the way in only
-	Locale           string   `detail:"locale"` // merchant's own metadata
+	ClientSecretHash []byte   `detail:"csh"`
+	Contact          []byte   `db:"contact"` // Addresses, sealed when written
+	Addresses        *Contact `db:"-"`       // plain, on the way in only
+	Locale           string   `detail:"lo"`  // merchant's own metadata
 }
 
 // Contact is where a person can be reached. It is kept encrypted and never logged.
@@ -148,75 +151,75 @@ type Invoice struct {
 type Attempt struct {
 	ID string `db:"id"` // fl_…
 	PaymentKey
-	AttemptKey    string    `detail:"attempt_key"` // charge id, or what stands for it
-	Result        string    `db:"result"`          // failed, succeeded
-	PaymentStatus string    `db:"payment_status"`  // as Payment.Status: all of a payment's rows are derived together
-	OccurredAt    time.Time `db:"occurred_at"`     // earliest created of its events
-	ReceivedAt    time.Time `db:"received_at"`     // first receipt
+	AttemptKey    string    `db:"-"`              // charge id, or what stands for it
+	Result        string    `db:"result"`         // failed, succeeded
+	PaymentStatus string    `db:"payment_status"` // as Payment.Status: all of a payment's rows are derived together
+	OccurredAt    time.Time `db:"occurred_at"`    // earliest created of its events
+	ReceivedAt    time.Time `db:"received_at"`    // first receipt
 
-	PaymentIntent string `detail:"payment_intent"`
+	PaymentIntent string `detail:"pi"`
 	Charge        string `db:"charge"`
 	Customer      string `db:"customer"`
-	Invoice       string `detail:"invoice"`
-	Amount        int64  `detail:"amount"`
-	Currency      string `detail:"currency"`
+	Invoice       string `detail:"in"`
+	Amount        int64  `detail:"amt"`
+	Currency      string `detail:"cur"`
 
-	FailureCode        string `detail:"failure_code"`
-	ErrorCode          string `detail:"error_code"`
-	DeclineCode        string `detail:"decline_code"`
-	OutcomeType        string `detail:"outcome_type"`
-	OutcomeReason      string `detail:"outcome_reason"`
-	NetworkStatus      string `detail:"network_status"`
-	RiskLevel          string `detail:"risk_level"`
-	AdviceCode         string `detail:"advice_code"`
-	NetworkAdviceCode  string `detail:"network_advice_code"`
+	FailureCode        string `detail:"fc"`
+	ErrorCode          string `detail:"ec"`
+	DeclineCode        string `detail:"dc"`
+	OutcomeType        string `detail:"ot"`
+	OutcomeReason      string `detail:"or"`
+	NetworkStatus      string `detail:"ns"`
+	RiskLevel          string `detail:"rl"`
+	AdviceCode         string `detail:"ac"`
+	NetworkAdviceCode  string `detail:"nac"`
 	NetworkDeclineCode string `db:"network_decline_code"`
-	ErrorType          string `detail:"error_type"`
-	ErrorMessage       string `detail:"error_message"`
-	ErrorParam         string `detail:"error_param"`
-	ErrorDocURL        string `detail:"error_doc_url"`
-	ErrorMethodType    string `detail:"error_method_type"`
-	ErrorLogURL        string `detail:"error_log_url"`
+	ErrorType          string `detail:"et"`
+	ErrorMessage       string `detail:"em"`
+	ErrorParam         string `detail:"ep"`
+	ErrorDocURL        string `detail:"ed"`
+	ErrorMethodType    string `detail:"emt"`
+	ErrorLogURL        string `detail:"el"`
 
 	MethodID     string `db:"method_id"`
-	MethodType   string `detail:"method_type"`
+	MethodType   string `detail:"mt"`
 	Brand        string `db:"brand"`
 	Network      string `db:"network"`
-	Last4        string `detail:"last4"`
-	ExpMonth     int64  `detail:"exp_month"`
-	ExpYear      int64  `detail:"exp_year"`
-	Country      string `detail:"country"`
-	Funding      string `detail:"funding"`
+	Last4        string `detail:"l4"`
+	ExpMonth     int64  `detail:"xm"`
+	ExpYear      int64  `detail:"xy"`
+	Country      string `detail:"co"`
+	Funding      string `detail:"fu"`
 	Fingerprint  string `db:"fingerprint"`
-	CVCCheck     string `detail:"cvc_check"`
-	PostalCheck  string `detail:"postal_check"`
-	AddressCheck string `detail:"address_check"`
+	CVCCheck     string `detail:"cvc"`
+	PostalCheck  string `detail:"pc"`
+	AddressCheck string `detail:"adr"`
 
-	Type             string `detail:"type"`
-	Code             string `detail:"code"`
+	Type             string `detail:"ty"`
+	Code             string `detail:"c"`
 	Category         string `db:"category"`
-	Severity         string `detail:"severity"`
-	Disclosable      bool   `detail:"disclosable"`
-	NextStep         string `detail:"next_step"`
-	MerchantNextStep string `detail:"merchant_next_step"`
-	DecidedBy        string `detail:"decided_by"`
-	PublicCode       string `detail:"public_code"`
-	PublicNextStep   string `detail:"public_next_step"`
-	PublicField      string `detail:"public_field"`
-	PublicRetry      bool   `detail:"public_retry"`
-	AwaitsCharge     bool   `detail:"awaits_charge"` // it has a charge whose event has not come yet
+	Severity         string `detail:"sev"`
+	Disclosable      bool   `detail:"di"`
+	NextStep         string `detail:"nx"`
+	MerchantNextStep string `detail:"mnx"`
+	DecidedBy        string `detail:"by"`
+	PublicCode       string `detail:"pub"`
+	PublicNextStep   string `detail:"pnx"`
+	PublicField      string `detail:"pfi"`
+	PublicRetry      bool   `detail:"pre"`
+	AwaitsCharge     bool   `detail:"aw"` // it has a charge whose event has not come yet
 
-	Presence string   `detail:"presence"` // on_session, off_session, in_person, unknown
-	Evidence []string `detail:"evidence"` // rung=weight
+	Presence string   `detail:"ps"` // on_session, off_session, in_person, unknown
+	Evidence []string `detail:"ev"` // rung=weight
 
-	RetryVerdict   string     `detail:"retry_verdict"`
-	AttemptsUsed   int64      `detail:"attempts_used"`
-	AttemptsLeft   int64      `detail:"attempts_left"`
-	RetryNotBefore *time.Time `detail:"retry_not_before"`
-	RetryLimitedBy string     `detail:"retry_limited_by"`
+	RetryVerdict   string     `detail:"rv"`
+	AttemptsUsed   int64      `detail:"au"`
+	AttemptsLeft   int64      `detail:"al"`
+	RetryNotBefore *time.Time `detail:"rnb"`
+	RetryLimitedBy string     `detail:"rlb"`
 
-	Locale string   `detail:"locale"`
-	Events []string `detail:"events"`
+	Locale string   `detail:"lo"`
+	Events []string `detail:"evs"`
 }
 
 // The states of a notification, as contract.md §4 has them. A held notification that a process has claimed stays held.

@@ -181,8 +181,7 @@ func (d *database) attempt(k store.PaymentKey, id, declineCode string, at time.T
 	public := decline.Rules{}.Classify(decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: declineCode}).Public
 	d.insert("attempts", keyed(k, map[string]any{
 		"id": id, "result": "failed", "occurred_at": at, "detail": map[string]any{
-			"attempts_used": at.UnixMilli(), "public_code": public.Code, "public_next_step": public.NextStep, "public_field": public.Field,
-			"public_retry": public.RetrySameMethod,
+			"au": at.UnixMilli(), "pub": public.Code, "pnx": public.NextStep, "pfi": public.Field, "pre": public.RetrySameMethod,
 		},
 	}))
 }
@@ -368,7 +367,7 @@ func TestTheNewestFailedAttemptIsTheState(t *testing.T) {
 	d.attempt(paid, "fl_d", "expired_card", now.Add(-time.Hour))
 	d.attempt(theirs, "fl_z", "expired_card", now.Add(time.Hour))
 	d.insert("attempts", keyed(paid, map[string]any{"id": "fl_s", "result": "succeeded", "occurred_at": now.Add(time.Hour)}))
-	_, err := d.pool.Exec(t.Context(), `UPDATE attempts SET received_at = $1, detail = (detail::jsonb || '{"awaits_charge": true, "locale": "fr"}')::text WHERE id = 'fl_c'`, now)
+	_, err := d.pool.Exec(t.Context(), `UPDATE attempts SET received_at = $1, detail = (detail::jsonb || '{"aw": true, "lo": "fr"}')::text WHERE id = 'fl_c'`, now)
 	require.NoError(t, err)
 
 	states, err := s.CheckoutStates(t.Context(), []store.PaymentKey{paid, theirs, none, silent})
