@@ -188,6 +188,19 @@ func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch3'`))
 }
 
+func TestRowsThatWereThoughtNewAndAreNotAreWrittenOver(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	want := b.state(t)
+	// By the payment's row the rest is found: without it, every row of the repeat is taken for a new one.
+	_, err := b.store.Pool().Exec(t.Context(), `DELETE FROM payments`)
+	require.NoError(t, err)
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	require.Equal(t, want, b.state(t))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM quarantine`))
+}
+
 func TestACancelledRequestDoesNotCancelItsDelivery(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

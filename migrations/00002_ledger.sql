@@ -3,7 +3,7 @@
 -- The retry ledger counts failed attempts per card: by fingerprint, else by payment method. The expression, and the
 -- conditions, stand in store's statement as they stand here. Not CONCURRENTLY: it would wait for the snapshot of another
 -- replica that waits for the migration lock, for ever.
-CREATE INDEX attempts_card ON attempts (COALESCE(NULLIF(fingerprint, ''), method_id), occurred_at DESC)
+CREATE INDEX attempts_card ON attempts (key_second(COALESCE(NULLIF(fingerprint, ''), method_id), occurred_at) DESC)
     WHERE result = 'failed' AND COALESCE(NULLIF(fingerprint, ''), method_id) <> '';
 
 -- Some networks' codes bar a card however old they are, so no window bounds the search for them.

@@ -1,10 +1,13 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -102,14 +105,21 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 			q.and(eq.column + " <> ''")
 		}
 	}
-	at := "a.occurred_at"
+	at, order, limit := "a.occurred_at", "", fmt.Sprintf("LIMIT %d", f.Limit+1)
+	const unindexed = "(a.occurred_at + interval '0')"
 	switch {
 	case f.PaymentID != "" || f.Charge != "":
 		// There are few, but while Postgres believes that there are many it walks all failures, the newest first, until a page
 		// is full. This order has no index, and nothing here is the condition of an index on failures alone.
-		at, q.where[0] = "(a.occurred_at + interval '0')", "a.result || '' = 'failed'"
-	case f.Customer == "" && f.Account != nil && *f.Account != "":
+		at, q.where[0] = unindexed, "a.result || '' = 'failed'"
+	case f.Customer != "":
+		order, limit = q.newestOf("a.customer", at, f.Customer, f.From, earliest(f.Before, after)), withTies(f.Limit+1)
+		at = unindexed
+	case f.Account != nil && *f.Account != "":
 		q.and("a.account <> ''") // a customer's index is narrower than an account's
+	}
+	if order == "" {
+		order = at + " DESC, a.id DESC"
 	}
 	if !f.From.IsZero() {
 		q.and(at+" >= ?", f.From)
@@ -120,7 +130,32 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 	if f.After != "" {
 		q.and("("+at+", a.id) < (?, ?)", after, f.After)
 	}
-	return selectAttempts + " WHERE " + q.String() + " ORDER BY " + at + " DESC, a.id DESC LIMIT " + strconv.Itoa(f.Limit+1), q.args
+	return selectAttempts + " WHERE " + q.String() + " ORDER BY " + order + " " + limit, q.args
+}
+
+// newestOf narrows a question to the rows of a key between two moments, zero being none, by the index on key_second, and
+// returns the order in which that index has them: by the second alone. So the question's limit is withTies, and who reads the
+// rows puts those of one second in order.
+func (q *question) newestOf(column, at, key string, from, before time.Time) (order string) {
+	if from.IsZero() {
+		from = time.Unix(0, 0)
+	}
+	if before.IsZero() {
+		before = time.Unix(math.MaxUint32, 0)
+	}
+	second := "key_second(" + column + ", " + at + ")"
+	q.and(second+" BETWEEN key_second(?, ?) AND key_second(?, ?)", key, from, key, before)
+	return second + " DESC"
+}
+
+func withTies(n int) string { return fmt.Sprintf("FETCH FIRST %d ROWS WITH TIES", n) }
+
+// earliest is the earlier of two moments, of which a zero one is none.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // FailurePage lists failures, newest first, without their notifications, and tells whether older ones follow. It returns
@@ -144,6 +179,9 @@ func (s *Store) FailurePage(ctx context.Context, f FailureFilter) (page []Failur
 	if err != nil {
 		return nil, false, fmt.Errorf("listing failures: %w", err)
 	}
+	slices.SortFunc(page, func(a, b Failure) int {
+		return cmp.Or(b.OccurredAt.Compare(a.OccurredAt), strings.Compare(b.ID, a.ID))
+	})
 	if more = len(page) > f.Limit; more {
 		page = page[:f.Limit]
 	}

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -64,7 +66,8 @@ func inboxSQL(f InboxFilter, after time.Time) (string, []any) {
 	if f.After != "" {
 		q.and("(n.created_at, n.id) < (?, ?)", after, f.After)
 	}
-	return selectNotices + " WHERE " + q.String() + " ORDER BY n.created_at DESC, n.id DESC LIMIT " + strconv.Itoa(f.Limit+1), q.args
+	order := q.newestOf("n.customer", "n.created_at", f.Customer, time.Time{}, after)
+	return selectNotices + " WHERE " + q.String() + " ORDER BY " + order + " " + withTies(f.Limit+1), q.args
 }
 
 // InboxPage lists a customer's notices, newest first, and tells whether older ones follow. It returns ErrNotFound when
@@ -89,6 +92,9 @@ func (s *Store) InboxPage(ctx context.Context, f InboxFilter) (page []Notice, mo
 	if err != nil {
 		return nil, false, fmt.Errorf("listing the inbox of customer %s: %w", f.Customer, err)
 	}
+	slices.SortFunc(page, func(a, b Notice) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(b.ID, a.ID))
+	})
 	if more = len(page) > f.Limit; more {
 		page = page[:f.Limit]
 	}

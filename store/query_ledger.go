@@ -57,8 +57,9 @@ SELECT c.n, 'card' AS kind, t.* FROM unnest($1::bigint[], $2::text[], $3::text[]
 CROSS JOIN LATERAL (
 	SELECT ` + ledgerColumns + ` FROM attempts a
 	WHERE a.result = 'failed' AND ` + cardKey + ` <> '' AND ` + cardKey + ` = c.key AND a.occurred_at > $6
+	AND key_second(` + cardKey + `, a.occurred_at) BETWEEN key_second(c.key, $6) AND key_second(c.key, 'infinity')
 	AND a.source = c.source AND a.account = c.account AND a.livemode = c.livemode
-	ORDER BY a.occurred_at DESC LIMIT $19) t
+	ORDER BY key_second(` + cardKey + `, a.occurred_at) DESC LIMIT $19) t
 UNION ALL
 SELECT p.n, 'payment', t.* FROM unnest($7::bigint[], $8::text[], $9::text[], $10::boolean[], $11::text[]) AS p(n, source, account, livemode, payment_id)
 CROSS JOIN LATERAL (

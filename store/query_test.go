@@ -144,3 +144,34 @@ func fill(t *testing.T, conn *pgx.Conn, n int) {
 	_, err = conn.Exec(t.Context(), "ANALYZE attempts, payments, notifications")
 	require.NoError(t, err)
 }
+
+func TestAPageOfACustomersFailuresTellsThoseOfOneSecondApart(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	of := func(customer string, at time.Time) func(*store.Attempt) {
+		return func(a *store.Attempt) { a.Customer, a.OccurredAt = customer, at }
+	}
+	first, last := time.Date(1960, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+	save(t, s, declined("f", of("cus_1", last)), declined("e", of("cus_1", last)), declined("z", of("cus_2", ledgerNow)),
+		declined("a", of("cus_1", ledgerNow)), declined("d", of("cus_1", ledgerNow)), declined("b", of("cus_1", ledgerNow)), declined("c", of("cus_1", ledgerNow)),
+		declined("h", of("cus_1", first)), declined("g", of("cus_1", first.Add(time.Hour))))
+	list := func(f store.FailureFilter) (ids []string) {
+		for f.Customer = "cus_1"; ; {
+			page, more, err := s.FailurePage(t.Context(), f)
+			require.NoError(t, err)
+			require.LessOrEqual(t, len(page), f.Limit)
+			for _, a := range page {
+				ids, f.After = append(ids, a.ID), a.ID
+			}
+			if !more {
+				return ids
+			}
+		}
+	}
+	all := strings.Split("f e d c b a g h", " ")
+	for limit := 1; limit <= len(all)+1; limit++ {
+		require.Equal(t, all, list(store.FailureFilter{Limit: limit}), "%d to a page", limit)
+		require.Equal(t, strings.Split("f e d c b a", " "), list(store.FailureFilter{Limit: limit, From: ledgerNow}), "%d to a page", limit)
+		require.Equal(t, strings.Split("d c b a g", " "), list(store.FailureFilter{Limit: limit, From: first.Add(time.Minute), Before: last}), "%d to a page", limit)
+	}
+}
