@@ -538,8 +538,8 @@ func TestALookAsksForTheJobsOfAFewOverdueMailsAndAllHaveTheirTurn(t *testing.T) 
 	lost := b.failing(t, "pi_1", "buyer@example.com")
 	b.exec(t, `INSERT INTO notifications (id, payment_id, source, account, livemode, failure_id, channel, template, status, reason, due_at, message_id,
 			customer, locale, shown_code, created_at, updated_at)
-		SELECT id || i, payment_id, source, account, livemode, failure_id, channel, template, status, reason, due_at + i * interval '1 ms', message_id,
-			customer, locale, shown_code, created_at, updated_at FROM notifications, generate_series(1, 550) AS i`)
+		SELECT id || i, payment_id, source, account, livemode, failure_id, channel, template, status, reason, due_at + i * interval '0.1 ms', message_id,
+			customer, locale, shown_code, created_at, updated_at FROM notifications, generate_series(1, 4050) AS i`)
 	b.exec(t, `INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts)
 		SELECT 'deliver_mail', jsonb_build_object('notification_id', id), 'mail', $2, 'retryable', 25 FROM notifications WHERE id <> $1`, lost, start.Add(time.Hour))
 	b.clock.forward(time.Minute + overdue + time.Second)
@@ -549,7 +549,7 @@ func TestALookAsksForTheJobsOfAFewOverdueMailsAndAllHaveTheirTurn(t *testing.T) 
 	}
 	for range 2 {
 		look(t.Context())
-		require.Zero(t, jobs(), "it is the last of 551")
+		require.Zero(t, jobs(), "it is the last of 4051")
 		b.clock.forward(lookEvery)
 	}
 	for range 5 {
@@ -557,7 +557,7 @@ func TestALookAsksForTheJobsOfAFewOverdueMailsAndAllHaveTheirTurn(t *testing.T) 
 		require.Equal(t, 1, jobs())
 		b.clock.forward(lookEvery)
 	}
-	require.Equal(t, 551, b.count(t, `SELECT count(*) FROM river_job`))
+	require.Equal(t, 4051, b.count(t, `SELECT count(*) FROM river_job`))
 }
 
 func TestASenderThatLostItsLockDropsTheMailBeforeTheDot(t *testing.T) {

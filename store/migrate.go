@@ -29,11 +29,11 @@ type MigrationState struct {
 // the others find nothing left.
 func Migrate(ctx context.Context, dsn string) error {
 	return withMigrator(ctx, dsn, func(p *goose.Provider, r *rivermigrate.Migrator[pgx.Tx]) error {
+		if _, err := r.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil { // first: a step of ours changes it
+			return fmt.Errorf("migrating the job queue: %w", err)
+		}
 		if _, err := p.Up(ctx); err != nil {
 			return fmt.Errorf("migrating the schema: %w", err)
-		}
-		if _, err := r.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-			return fmt.Errorf("migrating the job queue: %w", err)
 		}
 		return nil
 	})

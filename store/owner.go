@@ -5,12 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"rebound/store/job"
 )
 
 // ownerLock is the class of the advisory locks that processes hold on their numbers.
@@ -169,9 +174,8 @@ func (s *Store) Release(ctx context.Context, owner int64, id string) error {
 	return nil
 }
 
-// overdueAtOnce is how many mails RequeueOverdue asks the job table for: each costs two searches of an index that are slow,
-// some milliseconds, while thousands of jobs are new to it.
-const overdueAtOnce = 200
+// overdueAtOnce is how many mails RequeueOverdue looks for a job of: for any number it reads all jobs that may be theirs.
+const overdueAtOnce = 2000
 
 // MailPlace is a mail's place in the order in which mails are due. The zero one is behind all.
 type MailPlace struct {
@@ -223,27 +227,37 @@ func (s *Store) RequeueOverdue(ctx context.Context, before MailPlace, overdue, p
 	return ids, last, nil
 }
 
-// withoutJob returns those of the mails that no job is to come for.
+const dueJobsSQL = `SELECT args FROM river_job WHERE state = 'available' AND queue = $1
+	UNION ALL SELECT args FROM river_job WHERE state = 'retryable' AND queue = $1
+	UNION ALL SELECT args FROM river_job WHERE state = 'scheduled' AND queue = $1 AND priority = $2 AND scheduled_at <= $3`
+
+// withoutJob returns those of the mails that no job is to come for. It reads the jobs of all mails that are due: an index by
+// their arguments would cost every failure more than this costs a look.
 func (s *Store) withoutJob(ctx context.Context, mails []MailPlace) (ids []string, err error) {
 	if len(mails) == 0 {
 		return nil, nil
 	}
+	without := make(map[string]bool, len(mails))
 	for _, m := range mails {
-		ids = append(ids, m.ID)
+		without[m.ID] = true
 	}
-	b := &pgx.Batch{}
-	// The index of the jobs' arguments can be read in no other way; OFFSET 0 keeps the planner from reading all living jobs
-	// for each mail instead.
-	b.Queue(`SELECT set_config('enable_bitmapscan', 'on', true)`)
-	b.Queue(`SELECT m.id FROM unnest($1::text[]) AS m(id) WHERE NOT EXISTS (SELECT FROM (
-			SELECT j.state FROM river_job j WHERE j.args @> jsonb_build_object('notification_id', m.id)
-				OR j.args @> jsonb_build_object('notification_ids', jsonb_build_array(m.id)) OFFSET 0
-		) j WHERE j.state IN ('available', 'scheduled', 'retryable'))`, ids).Query(func(rows pgx.Rows) (err error) {
-		ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	})
-	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
+	rows, err := s.pool.Query(ctx, dueJobsSQL, job.QueueMail, river.PriorityDefault, s.Now())
+	if err != nil {
 		return nil, fmt.Errorf("looking for the jobs of %d overdue mails: %w", len(mails), err)
 	}
-	return ids, nil
+	var args struct {
+		job.DeliverMail
+		job.DeliverMails
+	}
+	if _, err := pgx.ForEachRow(rows, []any{&args}, func() error {
+		delete(without, args.NotificationID)
+		for _, id := range args.NotificationIDs {
+			delete(without, id)
+		}
+		args.DeliverMail, args.DeliverMails = job.DeliverMail{}, job.DeliverMails{}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("looking for the jobs of %d overdue mails: %w", len(mails), err)
+	}
+	return slices.Sorted(maps.Keys(without)), nil
 }

@@ -15,5 +15,6 @@ func PaymentSQL(paymentID string) (string, []any) { return paymentSQL(paymentID,
 var (
 	NotificationsSQL = notificationsSQL
 	IdleOwnersSQL    = idleOwnersSQL
+	DueJobsSQL       = dueJobsSQL
 	ByIndexes        = byIndexes
 )

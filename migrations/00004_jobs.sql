@@ -1,0 +1,10 @@
+-- +goose Up
+
+-- The job queue comes with indexes of what jobs hold, for those who search jobs by it. Nothing here does, and they were half
+-- of what a job cost, with a stall each time their list of pending entries was full.
+DROP INDEX river_job_args_index, river_job_metadata_index;
+
+-- +goose Down
+
+CREATE INDEX river_job_args_index ON river_job USING gin (args);
+CREATE INDEX river_job_metadata_index ON river_job USING gin (metadata);
