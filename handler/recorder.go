@@ -378,7 +378,7 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 		if a.Result == AttemptSucceeded {
 			prefix = "at_"
 		}
-		a.ID, a.PaymentStatus = r.policy.AttemptID(prefix, k, a.AttemptKey), d.Payment.Status
+		a.ID, a.PaymentStatus, a.PaymentTries = r.policy.AttemptID(prefix, k, a.AttemptKey), d.Payment.Status, int64(len(d.Failed))
 		kept[a.ID] = true
 		out.Attempts = append(out.Attempts, a)
 		if a.Result == AttemptFailed && !known[a.ID] {

@@ -10,15 +10,15 @@ CREATE TABLE keys (
 -- free belong to the dead).
 CREATE SEQUENCE owner_numbers;
 
--- What the rows of one customer or card are looked for by, the newest first: half of a hash, then the second. Each new row
--- of such an index falls on a page of its own, and these entries are a quarter of what the text and the row's id would be.
--- hashtext is what Postgres keeps hash indexes by, so it stays the same. Rows of one hash are told apart by the text, those
--- of one second by whoever reads them.
--- +goose StatementBegin
-CREATE FUNCTION key_second(key text, at timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT (hashtext(key)::bigint << 32) + least(greatest(date_part('epoch', at AT TIME ZONE 'UTC'), 0), 4294967295)::bigint
-$$;
--- +goose StatementEnd
+-- What the rows of one customer or card are looked for by, the newest first: the half year, half of a hash, the second. So
+-- rows that are written together lie in the present half year's part of an index, however many there are of earlier ones;
+-- with the text first, each would change a page of its own somewhere in all of it. hashtext is what Postgres keeps hash
+-- indexes by, so it stays the same. Rows of one hash are told apart by the text, those of one second by who reads them.
+CREATE FUNCTION half_year_key(half_year bigint, key text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (half_year << 55) + ((hashtext(key)::bigint & 2147483647) << 24);
+CREATE FUNCTION key_second(key text, at timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN half_year_key(least(greatest(date_part('epoch', at AT TIME ZONE 'UTC'), 0), 4294967295)::bigint >> 24, key)
+        + (least(greatest(date_part('epoch', at AT TIME ZONE 'UTC'), 0), 4294967295)::bigint & 16777215);
 
 -- One row per event and rendering: the same event id can reach us in two API versions, and both count (templates and mock
 -- servers also repeat one id over event types). An invoice's events are filed under the invoice id. Rows are never
@@ -79,7 +79,7 @@ CREATE TABLE invoices (
 );
 
 -- One row per attempt, failed or succeeded, derived from the facts. Columns are what rows are looked for by; detail is
--- the rest.
+-- the rest. A page has six rows of the usual size and room for one to be updated.
 CREATE TABLE attempts (
     id         text PRIMARY KEY,
     payment_id text    NOT NULL,
@@ -101,7 +101,7 @@ CREATE TABLE attempts (
     payment_status text NOT NULL, -- of payments, so that a list of failures need not look there
 
     detail text NOT NULL -- store.Attempt as JSON, by the short names of its tags; what is empty is left out
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 85);
 CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
 CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';
 CREATE INDEX attempts_customer ON attempts (key_second(customer, occurred_at) DESC) WHERE result = 'failed' AND customer <> '';
@@ -134,7 +134,7 @@ CREATE TABLE notifications (
     read_at    timestamptz,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 90);
 CREATE INDEX notifications_payment ON notifications (payment_id, source, account, livemode);
 CREATE INDEX notifications_held ON notifications (due_at) WHERE status = 'held';
 CREATE INDEX notifications_owner ON notifications (owner) WHERE owner <> 0;
@@ -208,5 +208,5 @@ CREATE TABLE suppressions (
 
 -- +goose Down
 DROP TABLE suppressions, links, quarantine, checkout_streams, contacts, customers, notifications, attempts, invoices, payments, facts, keys;
-DROP FUNCTION key_second;
+DROP FUNCTION key_second, half_year_key;
 DROP SEQUENCE owner_numbers;

@@ -105,21 +105,16 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 			q.and(eq.column + " <> ''")
 		}
 	}
-	at, order, limit := "a.occurred_at", "", fmt.Sprintf("LIMIT %d", f.Limit+1)
-	const unindexed = "(a.occurred_at + interval '0')"
+	at := "a.occurred_at"
 	switch {
 	case f.PaymentID != "" || f.Charge != "":
 		// There are few, but while Postgres believes that there are many it walks all failures, the newest first, until a page
 		// is full. This order has no index, and nothing here is the condition of an index on failures alone.
 		at, q.where[0] = unindexed, "a.result || '' = 'failed'"
 	case f.Customer != "":
-		order, limit = q.newestOf("a.customer", at, f.Customer, f.From, earliest(f.Before, after)), withTies(f.Limit+1)
-		at = unindexed
+		at = unindexed // nor are bounds to be looked for among all failures
 	case f.Account != nil && *f.Account != "":
 		q.and("a.account <> ''") // a customer's index is narrower than an account's
-	}
-	if order == "" {
-		order = at + " DESC, a.id DESC"
 	}
 	if !f.From.IsZero() {
 		q.and(at+" >= ?", f.From)
@@ -130,25 +125,56 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 	if f.After != "" {
 		q.and("("+at+", a.id) < (?, ?)", after, f.After)
 	}
-	return selectAttempts + " WHERE " + q.String() + " ORDER BY " + order + " " + limit, q.args
+	if f.Customer != "" && f.PaymentID == "" && f.Charge == "" {
+		return ofCustomer.newest(selectAttempts, q, f.Customer, f.From, earliest(f.Before, after), f.Limit+1), q.args
+	}
+	return fmt.Sprintf("%s WHERE %s ORDER BY %s DESC, a.id DESC LIMIT %d", selectAttempts, q, at, f.Limit+1), q.args
 }
 
-// newestOf narrows a question to the rows of a key between two moments, zero being none, by the index on key_second, and
-// returns the order in which that index has them: by the second alone. So the question's limit is withTies, and who reads the
-// rows puts those of one second in order.
-func (q *question) newestOf(column, at, key string, from, before time.Time) (order string) {
+// unindexed is the time of a failure to which no index gives an order.
+const unindexed = "(a.occurred_at + interval '0')"
+
+var ofCustomer = keyed{"attempts a", "a.customer", "a.occurred_at", "a.result = 'failed' AND a.customer <> ''"}
+
+// keyed is an index on key_second: of a table, by a column, at a time, for the rows of a condition.
+type keyed struct{ table, key, at, rows string }
+
+func (k keyed) second() string { return "key_second(" + k.key + ", " + k.at + ")" }
+
+// halfYears is what a statement begins with that reads such an index: it jumps to the last row of each half year.
+func (k keyed) halfYears() string {
+	return fmt.Sprintf(`WITH RECURSIVE half_years(n) AS (
+		(SELECT %[1]s >> 55 FROM %[2]s WHERE %[3]s ORDER BY %[1]s DESC LIMIT 1)
+		UNION ALL SELECT (SELECT %[1]s >> 55 FROM %[2]s WHERE %[3]s AND %[1]s < n << 55 ORDER BY %[1]s DESC LIMIT 1) FROM half_years WHERE n IS NOT NULL
+	) `, k.second(), k.table, k.rows)
+}
+
+// in is the condition that bounds the rows of a value to the half year n; that they are of that value has to be said too.
+func (k keyed) in(value string) string {
+	return fmt.Sprintf("%s BETWEEN half_year_key(n, %[2]s) AND half_year_key(n, %[2]s) + 16777215", k.second(), value)
+}
+
+// newest completes a question for the rows of a value to the newest of them between two moments, zero being none: so many
+// of each half year, by the second alone. Who reads them takes the first.
+func (k keyed) newest(sel string, q *question, value string, from, before time.Time, limit int) string {
 	if from.IsZero() {
 		from = time.Unix(0, 0)
 	}
 	if before.IsZero() {
 		before = time.Unix(math.MaxUint32, 0)
 	}
-	second := "key_second(" + column + ", " + at + ")"
-	q.and(second+" BETWEEN key_second(?, ?) AND key_second(?, ?)", key, from, key, before)
-	return second + " DESC"
+	q.and(k.second()+" BETWEEN key_second(?, ?) AND key_second(?, ?)", value, from, value, before)
+	q.args = append(q.args, value)
+	q.where = append(q.where, k.in("$"+strconv.Itoa(len(q.args))))
+	return fmt.Sprintf("%sSELECT r.* FROM half_years CROSS JOIN LATERAL (%s WHERE %s ORDER BY %s DESC FETCH FIRST %d ROWS WITH TIES) r",
+		k.halfYears(), sel, q, k.second(), limit)
 }
 
-func withTies(n int) string { return fmt.Sprintf("FETCH FIRST %d ROWS WITH TIES", n) }
+// first puts rows in order and returns as many as a page has, and whether more follow.
+func first[T any](rows []T, limit int, order func(a, b T) int) (page []T, more bool) {
+	slices.SortFunc(rows, order)
+	return rows[:min(len(rows), limit)], len(rows) > limit
+}
 
 // earliest is the earlier of two moments, of which a zero one is none.
 func earliest(a, b time.Time) time.Time {
@@ -179,12 +205,9 @@ func (s *Store) FailurePage(ctx context.Context, f FailureFilter) (page []Failur
 	if err != nil {
 		return nil, false, fmt.Errorf("listing failures: %w", err)
 	}
-	slices.SortFunc(page, func(a, b Failure) int {
+	page, more = first(page, f.Limit, func(a, b Failure) int {
 		return cmp.Or(b.OccurredAt.Compare(a.OccurredAt), strings.Compare(b.ID, a.ID))
 	})
-	if more = len(page) > f.Limit; more {
-		page = page[:f.Limit]
-	}
 	return page, more, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +40,8 @@ type InboxFilter struct {
 	Limit    int
 }
 
+var ofInbox = keyed{"notifications n", "n.customer", "n.created_at", "n.channel = 'inbox' AND n.customer <> ''"}
+
 // Only what was told is a notice; a row that records a decision not to tell is not.
 const noticeWhere = "n.channel = 'inbox' AND n.customer <> '' AND n.status IN ('sent', 'delivered')"
 
@@ -66,8 +67,7 @@ func inboxSQL(f InboxFilter, after time.Time) (string, []any) {
 	if f.After != "" {
 		q.and("(n.created_at, n.id) < (?, ?)", after, f.After)
 	}
-	order := q.newestOf("n.customer", "n.created_at", f.Customer, time.Time{}, after)
-	return selectNotices + " WHERE " + q.String() + " ORDER BY " + order + " " + withTies(f.Limit+1), q.args
+	return ofInbox.newest(selectNotices, q, f.Customer, time.Time{}, after, f.Limit+1), q.args
 }
 
 // InboxPage lists a customer's notices, newest first, and tells whether older ones follow. It returns ErrNotFound when
@@ -92,12 +92,9 @@ func (s *Store) InboxPage(ctx context.Context, f InboxFilter) (page []Notice, mo
 	if err != nil {
 		return nil, false, fmt.Errorf("listing the inbox of customer %s: %w", f.Customer, err)
 	}
-	slices.SortFunc(page, func(a, b Notice) int {
+	page, more = first(page, f.Limit, func(a, b Notice) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(b.ID, a.ID))
 	})
-	if more = len(page) > f.Limit; more {
-		page = page[:f.Limit]
-	}
 	return page, more, nil
 }
 

@@ -47,19 +47,22 @@ func (a Attempt) RetryQuestion() decline.Question {
 	return q
 }
 
+var ofCard = keyed{"attempts a", cardKey, "a.occurred_at", "a.result = 'failed' AND " + cardKey + " <> ''"}
+
 var ledgerColumns = attemptTable.selected("a")
 
 // cardUsesSQL reads, each by its index and each bounded: the newest attempts on a card; the newest on a payment; and one
 // attempt per card and code that bars it. Arguments: cards as n, source, account, livemode, key; since; payments as n,
 // source, account, livemode, payment id; barring codes as n, source, account, livemode, key, code, network.
-var cardUsesSQL = `
-SELECT c.n, 'card' AS kind, t.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::text[]) AS c(n, source, account, livemode, key)
+var cardUsesSQL = ofCard.halfYears() + `
+SELECT c.i AS n, 'card' AS kind, t.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::text[]) AS c(i, source, account, livemode, key)
 CROSS JOIN LATERAL (
-	SELECT ` + ledgerColumns + ` FROM attempts a
-	WHERE a.result = 'failed' AND ` + cardKey + ` <> '' AND ` + cardKey + ` = c.key AND a.occurred_at > $6
-	AND key_second(` + cardKey + `, a.occurred_at) BETWEEN key_second(c.key, $6) AND key_second(c.key, 'infinity')
-	AND a.source = c.source AND a.account = c.account AND a.livemode = c.livemode
-	ORDER BY key_second(` + cardKey + `, a.occurred_at) DESC LIMIT $19) t
+	SELECT a.* FROM half_years CROSS JOIN LATERAL (SELECT ` + ledgerColumns + ` FROM attempts a
+		WHERE ` + ofCard.rows + ` AND ` + cardKey + ` = c.key AND ` + ofCard.in("c.key") + ` AND a.occurred_at > $6
+		AND ` + ofCard.second() + ` BETWEEN key_second(c.key, $6) AND key_second(c.key, 'infinity')
+		AND a.source = c.source AND a.account = c.account AND a.livemode = c.livemode
+		ORDER BY ` + ofCard.second() + ` DESC LIMIT $19) a
+	ORDER BY a.occurred_at DESC LIMIT $19) t
 UNION ALL
 SELECT p.n, 'payment', t.* FROM unnest($7::bigint[], $8::text[], $9::text[], $10::boolean[], $11::text[]) AS p(n, source, account, livemode, payment_id)
 CROSS JOIN LATERAL (
@@ -93,7 +96,7 @@ func (k *keys) add(n int, of PaymentKey, key string) {
 type asked struct {
 	cards, payments, barred keys
 	codes, networks         []string // of barred
-	cardOf, paymentOf       []int    // by attempt; a card of -1 is unknown
+	cardOf, paymentOf       []int    // by attempt; a card of -1 is unknown, a payment of -1 has no other failed attempt
 }
 
 func askAbout(attempts []Attempt) *asked {
@@ -105,7 +108,10 @@ func askAbout(attempts []Attempt) *asked {
 	cards, payments, barred := map[card]int{}, map[PaymentKey]int{}, map[string]bool{}
 	for _, a := range attempts {
 		n, seen := payments[a.PaymentKey]
-		if !seen {
+		switch {
+		case a.PaymentTries == 1:
+			n = -1
+		case !seen:
 			n = len(payments)
 			payments[a.PaymentKey] = n
 			q.payments.add(n, a.PaymentKey, a.PaymentID)
@@ -178,8 +184,12 @@ func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time)
 		if n := q.cardOf[i]; n >= 0 {
 			uses[i] = cards[n]
 		}
+		of := []decline.Try{attempts[i].try()}
+		if n := q.paymentOf[i]; n >= 0 {
+			of = payments[n]
+		}
 		// The slice of a card is shared by its attempts: grow a copy.
-		uses[i].Tries = append(uses[i].Tries[:len(uses[i].Tries):len(uses[i].Tries)], payments[q.paymentOf[i]]...)
+		uses[i].Tries = append(uses[i].Tries[:len(uses[i].Tries):len(uses[i].Tries)], of...)
 	}
 	return uses, nil
 }

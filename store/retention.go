@@ -276,10 +276,10 @@ func (w *sweep) customers() func(context.Context, pgx.Tx) (bool, error) {
 	var from PaymentKey
 	before := w.now.Add(-w.retention.Addresses)
 	return func(ctx context.Context, tx pgx.Tx) (bool, error) {
-		page, err := collected[walked](tx.Query(ctx, `SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode, c.deleted OR coalesce((
-				SELECT bool_and(n.status <> 'held' AND `+told+` < $6) FROM attempts a JOIN notifications n
+		page, err := collected[walked](tx.Query(ctx, ofCustomer.halfYears()+`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode, c.deleted OR coalesce((
+				SELECT bool_and(n.status <> 'held' AND `+told+` < $6) FROM half_years CROSS JOIN attempts a JOIN notifications n
 					ON n.payment_id = a.payment_id AND n.source = a.source AND n.account = a.account AND n.livemode = a.livemode
-				WHERE key_second(a.customer, a.occurred_at) BETWEEN key_second(c.customer_id, '-infinity') AND key_second(c.customer_id, 'infinity')
+				WHERE `+ofCustomer.in("c.customer_id")+`
 					AND a.customer = c.customer_id AND a.customer <> '' AND a.result = 'failed' AND a.source = c.source AND a.account = c.account
 					AND a.livemode = c.livemode), false) AS goes
 			FROM (SELECT customer_id, source, account, livemode, deleted FROM customers
