@@ -215,6 +215,7 @@ func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	}
 	err := run(false)
 	if store.IsRetryable(err) {
+		r.log.Warn("recording.repeated", zap.Int("deliveries", len(group)), zap.Error(err))
 		err = run(true)
 	}
 	switch {

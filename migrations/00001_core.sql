@@ -10,7 +10,7 @@ CREATE TABLE keys (
 -- free belong to the dead).
 CREATE SEQUENCE owner_numbers;
 
--- What the rows of one customer or card are looked for by, the newest first: the half year, half of a hash, the second. So
+-- What the rows of one customer or card are looked for by, the newest first: the half year, 31 bits of a hash, the second. So
 -- rows that are written together lie in the present half year's part of an index, however many there are of earlier ones;
 -- with the text first, each would change a page of its own somewhere in all of it. hashtext is what Postgres keeps hash
 -- indexes by, so it stays the same. Rows of one hash are told apart by the text, those of one second by who reads them.

@@ -531,6 +531,26 @@ func TestAMailWhoseJobWasLostIsRequeued(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id), "once per period")
 }
 
+func TestAMailWhoseJobIsPutOffIsNotRequeued(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		in   time.Duration
+		jobs int
+	}{"while the page is open": {streamRetry, 1}, "while the server refuses": {refusalPause, 1}, "by nothing that is known": {time.Hour, 2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			s := b.sender(t)
+			id := b.failing(t, "pi_1", "buyer@example.com")
+			b.clock.forward(time.Minute + overdue + time.Second)
+			b.exec(t, `INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts)
+				VALUES ('deliver_mails', jsonb_build_object('notification_ids', jsonb_build_array('nt_0', $1::text)), 'mail', $2, 'scheduled', 25)`, id, b.clock.now().Add(c.in))
+			s.Watcher()(t.Context())
+			require.Equal(t, c.jobs, b.count(t, `SELECT count(*) FROM river_job`))
+		})
+	}
+}
+
 func TestALookAsksForTheJobsOfAFewOverdueMailsAndAllHaveTheirTurn(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -82,7 +82,7 @@ func (w *watch) look(ctx context.Context) {
 	if s.Mailer == nil || s.paused() > 0 {
 		return
 	}
-	ids, looked, err := s.Store.RequeueOverdue(ctx, w.looked, overdue, requeue)
+	ids, looked, err := s.Store.RequeueOverdue(ctx, w.looked, overdue, requeue, refusalPause)
 	if err != nil {
 		w.failed(ctx, err)
 		return

@@ -174,8 +174,11 @@ func (s *Store) Release(ctx context.Context, owner int64, id string) error {
 	return nil
 }
 
-// overdueAtOnce is how many mails RequeueOverdue looks for a job of: for any number it reads all jobs that may be theirs.
-const overdueAtOnce = 2000
+// overdueAtOnce is how many mails RequeueOverdue looks for a job of, and requeuedAtOnce how many get one by one transaction.
+const (
+	overdueAtOnce  = 2000
+	requeuedAtOnce = 200
+)
 
 // MailPlace is a mail's place in the order in which mails are due. The zero one is behind all.
 type MailPlace struct {
@@ -186,8 +189,9 @@ type MailPlace struct {
 // RequeueOverdue makes jobs for mails that could have gone out long before, that nobody has claimed and that have no job:
 // the process that had fetched it was killed before the claim, as a rule. Since mails may well wait in thousands it looks
 // at the next few before a place, and returns the place of the last, the zero one when it has come to the end: a walk from
-// the newest, so that it ends however many become overdue meanwhile. Each is requeued at most once per period.
-func (s *Store) RequeueOverdue(ctx context.Context, before MailPlace, overdue, period time.Duration) (ids []string, last MailPlace, err error) {
+// the newest, so that it ends however many become overdue meanwhile. Each is requeued at most once per period. A
+// job that was put off, by snooze at most, is one to come.
+func (s *Store) RequeueOverdue(ctx context.Context, before MailPlace, overdue, period, snooze time.Duration) (ids []string, last MailPlace, err error) {
 	now := s.Now()
 	late := now.Add(-overdue)
 	if before == (MailPlace{}) {
@@ -203,15 +207,27 @@ func (s *Store) RequeueOverdue(ctx context.Context, before MailPlace, overdue, p
 	if len(waiting) == overdueAtOnce {
 		last = waiting[len(waiting)-1]
 	}
-	lost, err := s.withoutJob(ctx, waiting)
-	if err != nil || len(lost) == 0 {
+	lost, err := s.withoutJob(ctx, waiting, snooze)
+	if err != nil {
 		return nil, last, err
 	}
+	for some := range slices.Chunk(lost, requeuedAtOnce) {
+		requeued, err := s.requeue(ctx, some, now.Add(-period))
+		if err != nil {
+			return ids, before, fmt.Errorf("requeueing overdue mails: %w", err)
+		}
+		ids = append(ids, requeued...)
+	}
+	return ids, last, nil
+}
+
+// requeue makes a job for each of the mails that is still held and that nothing has touched since a moment.
+func (s *Store) requeue(ctx context.Context, mails []string, since time.Time) (ids []string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `UPDATE notifications SET updated_at = $1 WHERE id IN (
 			SELECT n.id FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
 			WHERE n.id = ANY($2) AND n.status = 'held' AND n.owner = 0 AND n.updated_at < $3 AND p.status = 'failing'
-			FOR UPDATE OF n SKIP LOCKED) RETURNING id`, now, lost, now.Add(-period))
+			FOR UPDATE OF n SKIP LOCKED) RETURNING id`, s.Now(), mails, since)
 		if err != nil {
 			return err
 		}
@@ -221,43 +237,58 @@ func (s *Store) RequeueOverdue(ctx context.Context, before MailPlace, overdue, p
 		_, err = s.jobs.InsertManyTx(ctx, tx, mailJobs(ids))
 		return err
 	})
-	if err != nil {
-		return nil, before, fmt.Errorf("requeueing overdue mails: %w", err)
-	}
-	return ids, last, nil
+	return ids, err
 }
 
-const dueJobsSQL = `SELECT args FROM river_job WHERE state = 'available' AND queue = $1
-	UNION ALL SELECT args FROM river_job WHERE state = 'retryable' AND queue = $1
-	UNION ALL SELECT args FROM river_job WHERE state = 'scheduled' AND queue = $1 AND priority = $2 AND scheduled_at <= $3`
+// dueJobsSQL is the jobs that are due, those of the newest mails first; laterJobsSQL is those that come within a while.
+const (
+	dueJobsSQL = `(SELECT args FROM river_job WHERE state = 'available' AND queue = $1 AND priority = $2 ORDER BY scheduled_at DESC)
+		UNION ALL (SELECT args FROM river_job WHERE state = 'scheduled' AND queue = $1 AND priority = $2 AND scheduled_at <= $3 ORDER BY scheduled_at DESC)
+		UNION ALL SELECT args FROM river_job WHERE state = 'retryable' AND queue = $1`
+	laterJobsSQL = `SELECT args FROM river_job WHERE state = 'scheduled' AND queue = $1 AND priority = $2 AND scheduled_at > $3 AND scheduled_at <= $4`
+)
 
-// withoutJob returns those of the mails that no job is to come for. It reads the jobs of all mails that are due: an index by
-// their arguments would cost every failure more than this costs a look.
-func (s *Store) withoutJob(ctx context.Context, mails []MailPlace) (ids []string, err error) {
-	if len(mails) == 0 {
-		return nil, nil
-	}
+// withoutJob returns those of the mails that no job is to come for. It reads the jobs of mails that are due until it has
+// found one for each, as a rule: an index by their arguments would cost every failure more than this costs a look.
+func (s *Store) withoutJob(ctx context.Context, mails []MailPlace, snooze time.Duration) (ids []string, err error) {
 	without := make(map[string]bool, len(mails))
 	for _, m := range mails {
 		without[m.ID] = true
 	}
-	rows, err := s.pool.Query(ctx, dueJobsSQL, job.QueueMail, river.PriorityDefault, s.Now())
+	now := s.Now()
+	err = s.withJobs(ctx, without, dueJobsSQL, job.QueueMail, river.PriorityDefault, now)
+	if err == nil {
+		err = s.withJobs(ctx, without, laterJobsSQL, job.QueueMail, river.PriorityDefault, now, now.Add(snooze))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for the jobs of %d overdue mails: %w", len(mails), err)
 	}
-	var args struct {
-		job.DeliverMail
-		job.DeliverMails
-	}
-	if _, err := pgx.ForEachRow(rows, []any{&args}, func() error {
-		delete(without, args.NotificationID)
-		for _, id := range args.NotificationIDs {
-			delete(without, id)
-		}
-		args.DeliverMail, args.DeliverMails = job.DeliverMail{}, job.DeliverMails{}
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("looking for the jobs of %d overdue mails: %w", len(mails), err)
-	}
 	return slices.Sorted(maps.Keys(without)), nil
+}
+
+// withJobs takes away the mails that the jobs of a query are for.
+func (s *Store) withJobs(ctx context.Context, mails map[string]bool, sql string, args ...any) error {
+	if len(mails) == 0 {
+		return nil
+	}
+	rows, err := s.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for len(mails) > 0 && rows.Next() {
+		var args struct {
+			job.DeliverMail
+			job.DeliverMails
+		}
+		if err := rows.Scan(&args); err != nil {
+			return err
+		}
+		delete(mails, args.NotificationID)
+		for _, id := range args.NotificationIDs {
+			delete(mails, id)
+		}
+	}
+	rows.Close()
+	return rows.Err()
 }

@@ -16,5 +16,6 @@ var (
 	NotificationsSQL = notificationsSQL
 	IdleOwnersSQL    = idleOwnersSQL
 	DueJobsSQL       = dueJobsSQL
+	LaterJobsSQL     = laterJobsSQL
 	ByIndexes        = byIndexes
 )

@@ -123,12 +123,24 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 		q.and(at+" < ?", f.Before)
 	}
 	if f.After != "" {
-		q.and("("+at+", a.id) < (?, ?)", after, f.After)
+		q.and("("+at+", a.id"+f.collation()+") < (?, ?)", after, f.After)
 	}
-	if f.Customer != "" && f.PaymentID == "" && f.Charge == "" {
+	if f.byCustomer() {
 		return ofCustomer.newest(selectAttempts, q, f.Customer, f.From, earliest(f.Before, after), f.Limit+1), q.args
 	}
 	return fmt.Sprintf("%s WHERE %s ORDER BY %s DESC, a.id DESC LIMIT %d", selectAttempts, q, at, f.Limit+1), q.args
+}
+
+// byCustomer tells whether the failures come from a customer's index: such a page is put in order here, in that of the bytes.
+func (f FailureFilter) byCustomer() bool {
+	return f.Customer != "" && f.PaymentID == "" && f.Charge == ""
+}
+
+func (f FailureFilter) collation() string {
+	if f.byCustomer() {
+		return ` COLLATE "C"`
+	}
+	return ""
 }
 
 // unindexed is the time of a failure to which no index gives an order.
@@ -170,9 +182,8 @@ func (k keyed) newest(sel string, q *question, value string, from, before time.T
 		k.halfYears(), sel, q, k.second(), limit)
 }
 
-// first puts rows in order and returns as many as a page has, and whether more follow.
-func first[T any](rows []T, limit int, order func(a, b T) int) (page []T, more bool) {
-	slices.SortFunc(rows, order)
+// first returns as many rows as a page has, and whether more follow.
+func first[T any](rows []T, limit int) (page []T, more bool) {
 	return rows[:min(len(rows), limit)], len(rows) > limit
 }
 
@@ -205,9 +216,12 @@ func (s *Store) FailurePage(ctx context.Context, f FailureFilter) (page []Failur
 	if err != nil {
 		return nil, false, fmt.Errorf("listing failures: %w", err)
 	}
-	page, more = first(page, f.Limit, func(a, b Failure) int {
-		return cmp.Or(b.OccurredAt.Compare(a.OccurredAt), strings.Compare(b.ID, a.ID))
-	})
+	if f.byCustomer() {
+		slices.SortFunc(page, func(a, b Failure) int {
+			return cmp.Or(b.OccurredAt.Compare(a.OccurredAt), strings.Compare(b.ID, a.ID))
+		})
+	}
+	page, more = first(page, f.Limit)
 	return page, more, nil
 }
 

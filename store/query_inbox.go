@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,7 +66,7 @@ func inboxSQL(f InboxFilter, after time.Time) (string, []any) {
 		q.and("n.read_at IS NULL")
 	}
 	if f.After != "" {
-		q.and("(n.created_at, n.id) < (?, ?)", after, f.After)
+		q.and(`(n.created_at, n.id COLLATE "C") < (?, ?)`, after, f.After)
 	}
 	return ofInbox.newest(selectNotices, q, f.Customer, time.Time{}, after, f.Limit+1), q.args
 }
@@ -92,9 +93,10 @@ func (s *Store) InboxPage(ctx context.Context, f InboxFilter) (page []Notice, mo
 	if err != nil {
 		return nil, false, fmt.Errorf("listing the inbox of customer %s: %w", f.Customer, err)
 	}
-	page, more = first(page, f.Limit, func(a, b Notice) int {
+	slices.SortFunc(page, func(a, b Notice) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(b.ID, a.ID))
 	})
+	page, more = first(page, f.Limit)
 	return page, more, nil
 }
 

@@ -9,7 +9,7 @@ import (
 	"rebound/decline"
 )
 
-// cardKey is what the ledger counts a card by. The indexes attempts_card and attempts_card_code are on this expression.
+// cardKey is what the ledger counts a card by, and what the indexes attempts_card and attempts_card_code are made of.
 const cardKey = "COALESCE(NULLIF(a.fingerprint, ''), a.method_id)"
 
 // countedTries bounds what is read of one card and of one payment, the newest first. It is well above every limit on

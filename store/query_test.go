@@ -80,7 +80,8 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 	questions = append(questions, question{"ledger", sql, len(args), []string{"attempts_card", "attempts_card_code", "attempts_payment"}},
 		question{"notifications", store.NotificationsSQL, 4, []string{"notifications_payment"}},
 		question{"dead processes", store.IdleOwnersSQL, 1, []string{"notifications_owner"}},
-		question{"jobs that are due", store.DueJobsSQL, 3, []string{"river_job_prioritized_fetching_index"}})
+		question{"jobs that are due", store.DueJobsSQL, 3, []string{"river_job_prioritized_fetching_index"}},
+		question{"jobs put off", store.LaterJobsSQL, 4, []string{"river_job_prioritized_fetching_index"}})
 
 	for _, state := range []struct{ name, sql string }{
 		{"with statistics", "ANALYZE attempts, payments, notifications"},

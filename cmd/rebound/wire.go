@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -145,7 +146,10 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 		Queues:  map[string]river.QueueConfig{job.QueueMail: {MaxWorkers: 8}, job.QueueLookUp: {MaxWorkers: 4}, job.QueueSweep: {MaxWorkers: 1}},
 		Workers: workers, PeriodicJobs: append(notify.PeriodicJobs(), s.sweeper.periodic()), JobTimeout: jobTimeout,
 		RescueStuckJobsAfter: jobTimeout + time.Minute, // a job that still waits for its answer is not stuck
-		Logger:               slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
+		ReindexerIndexNames: slices.DeleteFunc(river.ReindexerIndexNamesDefault(), func(index string) bool {
+			return index == "river_job_args_index" || index == "river_job_metadata_index" // a migration takes them away
+		}),
+		Logger: slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
 	})
 	if err != nil {
 		return fmt.Errorf("making the job queue's client: %w", err)
