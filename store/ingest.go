@@ -506,7 +506,7 @@ func queueJobs(b *pgx.Batch, jobs []Job, now time.Time) error {
 	}
 	b.Queue(`INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts)
 		SELECT j.kind, j.args::jsonb, j.queue, j.at, CASE WHEN j.at > $5 THEN 'scheduled' ELSE 'available' END::river_job_state, $6
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS j(kind, args, queue, at)`,
+		FROM (SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[])) AS j(kind, args, queue, at)`,
 		kinds, args, queues, times, now, river.MaxAttemptsDefault)
 	return nil
 }

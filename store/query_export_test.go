@@ -17,5 +17,6 @@ var (
 	IdleOwnersSQL    = idleOwnersSQL
 	DueJobsSQL       = dueJobsSQL
 	LaterJobsSQL     = laterJobsSQL
+	CustomersSQL     = customersSQL
 	ByIndexes        = byIndexes
 )

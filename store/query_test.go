@@ -81,6 +81,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 		question{"notifications", store.NotificationsSQL, 4, []string{"notifications_payment"}},
 		question{"dead processes", store.IdleOwnersSQL, 1, []string{"notifications_owner"}},
 		question{"jobs that are due", store.DueJobsSQL, 3, []string{"river_job_prioritized_fetching_index"}},
+		question{"customers' addresses", store.CustomersSQL, 6, []string{"customers_pkey", "attempts_customer", "notifications_payment"}},
 		question{"jobs put off", store.LaterJobsSQL, 4, []string{"river_job_prioritized_fetching_index"}})
 
 	for _, state := range []struct{ name, sql string }{
@@ -92,6 +93,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 		require.NoError(t, err, state.name)
 		for _, q := range questions {
 			got := plan(t, conn, q.sql, q.args)
+			require.NotRegexp(t, `Index Scan using attempts_payment on attempts a(_\d)?\n *Index Cond: \(\(source`, got, "%s, %s: all attempts", state.name, q.name)
 			for _, index := range q.indexes {
 				require.Regexp(t, `Index (Only )?Scan using `+index+` `, got, "%s, %s", state.name, q.name)
 			}

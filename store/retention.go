@@ -265,6 +265,18 @@ func (w *sweep) addresses() func(context.Context, pgx.Tx) (bool, error) {
 	}
 }
 
+// customersSQL reads some customers whose address is stored, after a place, with whether it goes: $6 is the moment before
+// which they were last told of anything. OFFSET keeps the planner from joining in another order, by reading all attempts.
+var customersSQL = ofCustomer.halfYears() + `SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode, c.deleted OR coalesce((
+		SELECT bool_and(n.status <> 'held' AND ` + told + ` < $6) FROM half_years CROSS JOIN LATERAL (SELECT a.payment_id FROM attempts a
+			WHERE ` + ofCustomer.rows + ` AND a.customer = c.customer_id AND ` + ofCustomer.in("c.customer_id") + `
+			AND a.source = c.source AND a.account = c.account AND a.livemode = c.livemode OFFSET 0) a
+		JOIN notifications n ON n.payment_id = a.payment_id AND n.source = c.source AND n.account = c.account AND n.livemode = c.livemode), false) AS goes
+	FROM (SELECT customer_id, source, account, livemode, deleted FROM customers
+		WHERE contact IS NOT NULL AND (customer_id, source, account, livemode) > ($1, $2, $3, $4)
+		ORDER BY customer_id, source, account, livemode LIMIT $5) c
+	ORDER BY c.customer_id, c.source, c.account, c.livemode`
+
 // customers erases the addresses of customers who have not been told of anything for as long, or whom the provider has
 // deleted. The provider's next word of the customer brings the address back. What the merchant said of a customer stands
 // until the merchant takes it back. Most customers keep their address, so that one transaction looks at many.
@@ -276,16 +288,7 @@ func (w *sweep) customers() func(context.Context, pgx.Tx) (bool, error) {
 	var from PaymentKey
 	before := w.now.Add(-w.retention.Addresses)
 	return func(ctx context.Context, tx pgx.Tx) (bool, error) {
-		page, err := collected[walked](tx.Query(ctx, ofCustomer.halfYears()+`SELECT c.customer_id AS payment_id, c.source, c.account, c.livemode, c.deleted OR coalesce((
-				SELECT bool_and(n.status <> 'held' AND `+told+` < $6) FROM half_years CROSS JOIN attempts a JOIN notifications n
-					ON n.payment_id = a.payment_id AND n.source = a.source AND n.account = a.account AND n.livemode = a.livemode
-				WHERE `+ofCustomer.in("c.customer_id")+`
-					AND a.customer = c.customer_id AND a.customer <> '' AND a.result = 'failed' AND a.source = c.source AND a.account = c.account
-					AND a.livemode = c.livemode), false) AS goes
-			FROM (SELECT customer_id, source, account, livemode, deleted FROM customers
-				WHERE contact IS NOT NULL AND (customer_id, source, account, livemode) > ($1, $2, $3, $4)
-				ORDER BY customer_id, source, account, livemode LIMIT $5) c
-			ORDER BY c.customer_id, c.source, c.account, c.livemode`,
+		page, err := collected[walked](tx.Query(ctx, customersSQL,
 			from.PaymentID, from.Source, from.Account, from.Livemode, customersPage, before))
 		more := len(page) == customersPage
 		var keys []PaymentKey

@@ -380,6 +380,14 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
+// contestants are those that take part, in turn: CONTESTANTS, else all; rebound is always among them.
+func contestants(all ...string) []string {
+	if only := os.Getenv("CONTESTANTS"); only != "" {
+		return strings.Split(only, ",")
+	}
+	return all
+}
+
 func TestFigureIngest(t *testing.T) {
 	rounds := 3
 	if n, err := strconv.Atoi(os.Getenv("ROUNDS")); err == nil {
@@ -388,10 +396,7 @@ func TestFigureIngest(t *testing.T) {
 	a := newArena(t)
 	rates := make(map[string][]float64)
 	costs := make(map[string]cpu) // of the last round
-	order := []string{"null", "naive", "pgbench", "rebound"}
-	if only := os.Getenv("CONTESTANTS"); only != "" {
-		order = strings.Split(only, ",")
-	}
+	order := contestants("null", "naive", "pgbench", "rebound")
 	for round := range rounds {
 		for _, name := range order {
 			var rate float64
