@@ -114,23 +114,30 @@ func fieldsOf(t reflect.Type, prefix []int) (columns []column, details []detailF
 	return columns, details
 }
 
-// arrays turns rows into one slice per column, in the order of the columns. It fails where a row holds text that JSON
-// cannot.
+// cell is what a row has in a column. It fails where that is text that JSON cannot hold.
+func (t table[T]) cell(row reflect.Value, c column) (reflect.Value, error) {
+	if c.detail == nil {
+		return row.FieldByIndex(c.index), nil
+	}
+	detail, err := encodeDetail(row, c.detail)
+	if err != nil {
+		return reflect.Value{}, fmt.Errorf("writing %s: %w", t.name, err)
+	}
+	return reflect.ValueOf(string(detail)), nil
+}
+
+// arrays turns rows into one slice per column, in the order of the columns.
 func (t table[T]) arrays(rows []T) ([]any, error) {
 	args := make([]any, len(t.columns))
 	v := reflect.ValueOf(rows)
 	for i, c := range t.columns {
 		out := reflect.MakeSlice(reflect.SliceOf(c.typ), len(rows), len(rows))
 		for r := range rows {
-			if c.detail == nil {
-				out.Index(r).Set(v.Index(r).FieldByIndex(c.index))
-				continue
-			}
-			detail, err := encodeDetail(v.Index(r), c.detail)
+			cell, err := t.cell(v.Index(r), c)
 			if err != nil {
-				return nil, fmt.Errorf("writing %s: %w", t.name, err)
+				return nil, err
 			}
-			out.Index(r).SetString(string(detail))
+			out.Index(r).Set(cell)
 		}
 		args[i] = out.Interface()
 	}
@@ -169,17 +176,12 @@ func (t table[T]) insertOne(tail string) string {
 // values are the columns of the first row.
 func (t table[T]) values(rows []T) ([]any, error) {
 	args := make([]any, len(t.columns))
-	v := reflect.ValueOf(rows).Index(0)
 	for i, c := range t.columns {
-		if c.detail == nil {
-			args[i] = v.FieldByIndex(c.index).Interface()
-			continue
-		}
-		detail, err := encodeDetail(v, c.detail)
+		cell, err := t.cell(reflect.ValueOf(rows).Index(0), c)
 		if err != nil {
-			return nil, fmt.Errorf("writing %s: %w", t.name, err)
+			return nil, err
 		}
-		args[i] = string(detail)
+		args[i] = cell.Interface()
 	}
 	return args, nil
 }
