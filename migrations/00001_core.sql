@@ -79,7 +79,7 @@ CREATE TABLE invoices (
 );
 
 -- One row per attempt, failed or succeeded, derived from the facts. Columns are what rows are looked for by; detail is
--- the rest. A page has six rows of the usual size and room for one to be updated.
+-- the rest.
 CREATE TABLE attempts (
     id         text PRIMARY KEY,
     payment_id text    NOT NULL,
@@ -101,7 +101,7 @@ CREATE TABLE attempts (
     payment_status text NOT NULL, -- of payments, so that a list of failures need not look there
 
     detail text NOT NULL -- store.Attempt as JSON, by the short names of its tags; what is empty is left out
-) WITH (fillfactor = 85);
+) WITH (fillfactor = 80);
 CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
 CREATE INDEX attempts_newest ON attempts (occurred_at DESC, id DESC) WHERE result = 'failed';
 CREATE INDEX attempts_customer ON attempts (key_second(customer, occurred_at) DESC) WHERE result = 'failed' AND customer <> '';

@@ -1,7 +1,7 @@
 -- +goose Up
 
--- The job queue comes with indexes of what jobs hold, for those who search jobs by it. Nothing here does, and they were half
--- of what a job cost, with a stall each time their list of pending entries was full.
+-- The job queue comes with indexes of what jobs hold, for those who search jobs by it. Nothing here does, and each
+-- failure would pay for both, some of them for a whole list of pending entries.
 DROP INDEX river_job_args_index, river_job_metadata_index;
 
 -- +goose Down

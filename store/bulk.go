@@ -145,7 +145,7 @@ func (t table[T]) arrays(rows []T) ([]any, error) {
 }
 
 // insert is the statement that writes the rows of arrays; tail is its ON CONFLICT part. The arrays are unnested side by
-// side: as one function of FROM each would first be written to a store of its own, which costs more than a row's index.
+// side: as one function of FROM each would first be written to a store of its own, which costs about what an index does.
 func (t table[T]) insert(tail string) string {
 	return "INSERT INTO " + t.name + " (" + t.names + ") SELECT " + t.unnest + " " + tail
 }

@@ -61,7 +61,6 @@ type LoadedPayment struct {
 	Notifications []Notification
 	AttemptIDs    []string
 	Streams       bool // an open checkout stream waits for news
-	stored        bool
 }
 
 // Changes is what a group comes to.
@@ -277,6 +276,7 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 	for _, k := range invoices {
 		wanted[k] = true
 	}
+	in.found.payments, in.found.ids = make(map[PaymentKey]bool), make(map[string]bool)
 	ids := idsOf(payments)
 	gone := in.store.tombstonesOf(facts)
 	b := &pgx.Batch{}
@@ -284,7 +284,8 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 	b.Queue(selectKnown.sql, ids, append(idsOf(invoices), ids...), gone.asked).Query(selectKnown.read(
 		take(func(p knownPayment) {
 			if of := l.Payments[p.PaymentKey]; of != nil {
-				of.Payment, of.Streams, of.AttemptIDs, of.stored = p.Payment, p.Streams, strings.Fields(p.AttemptIDs), true
+				of.Payment, of.Streams, of.AttemptIDs = p.Payment, p.Streams, strings.Fields(p.AttemptIDs)
+				in.found.payments[p.PaymentKey] = true
 			}
 		}),
 		take(func(f Fact) {
@@ -308,9 +309,7 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 	if err := in.send(ctx, b); err != nil {
 		return nil, err
 	}
-	in.found.payments, in.found.ids = make(map[PaymentKey]bool), make(map[string]bool)
 	for k, p := range l.Payments {
-		in.found.payments[k] = p.stored
 		for _, id := range p.AttemptIDs {
 			in.found.ids[id] = true
 		}

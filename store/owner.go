@@ -248,8 +248,8 @@ const (
 	laterJobsSQL = `SELECT args FROM river_job WHERE state = 'scheduled' AND queue = $1 AND priority = $2 AND scheduled_at > $3 AND scheduled_at <= $4`
 )
 
-// withoutJob returns those of the mails that no job is to come for. It reads the jobs of mails that are due until it has
-// found one for each, as a rule: an index by their arguments would cost every failure more than this costs a look.
+// withoutJob returns those of the mails that no job is to come for. It reads the jobs of all mails that are due: an index by
+// their arguments would cost every failure something, this costs a look.
 func (s *Store) withoutJob(ctx context.Context, mails []MailPlace, snooze time.Duration) (ids []string, err error) {
 	without := make(map[string]bool, len(mails))
 	for _, m := range mails {
@@ -277,18 +277,18 @@ func (s *Store) withJobs(ctx context.Context, mails map[string]bool, sql string,
 	}
 	defer rows.Close()
 	for len(mails) > 0 && rows.Next() {
-		var args struct {
+		var is struct {
 			job.DeliverMail
 			job.DeliverMails
 		}
-		if err := rows.Scan(&args); err != nil {
+		if err := rows.Scan(&is); err != nil {
 			return err
 		}
-		delete(mails, args.NotificationID)
-		for _, id := range args.NotificationIDs {
+		delete(mails, is.NotificationID)
+		for _, id := range is.NotificationIDs {
 			delete(mails, id)
 		}
 	}
-	rows.Close()
+	rows.Close() // what is left is only passed over
 	return rows.Err()
 }

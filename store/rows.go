@@ -35,8 +35,8 @@ func (k PaymentKey) Compare(o PaymentKey) int {
 	}
 }
 
-// The names that tags give to details are short since every row carries them: spelled out they would be a quarter of all
-// that is written. One name means the same in each table.
+// The names that tags give to details are short since every row carries them: spelled out they would be a quarter of
+// a row. One name means the same in each table.
 
 // Fact is what one rendering of one event says, reduced to the allow-list. Text is ” and a number 0 where the event
 // does not say. Strings are the provider's own words, made safe to store (no NUL, valid UTF-8, length-capped, card

@@ -380,7 +380,7 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// contestants are those that take part, in turn: CONTESTANTS, else all; rebound is always among them.
+// contestants are those that take part, in turn: CONTESTANTS, rebound among them, else all.
 func contestants(all ...string) []string {
 	if only := os.Getenv("CONTESTANTS"); only != "" {
 		return strings.Split(only, ",")
