@@ -283,14 +283,15 @@ type branch struct {
 }
 
 // union asks several tables by one statement, since for a few rows a statement costs more than they do. Each branch has
-// columns of its own, which are null in the rows of the others; the first column says whose a row is.
+// columns of its own, which are null in the rows of the others; the first column says whose a row is. with is what the
+// branches share.
 type union struct {
 	sql      string
 	branches []branch
 	all      int // columns
 }
 
-func newUnion(branches ...branch) union {
+func newUnion(with string, branches ...branch) union {
 	u := union{branches: branches, all: 1}
 	var nulls []string
 	for _, b := range branches {
@@ -305,7 +306,7 @@ func newUnion(branches ...branch) union {
 		selects = append(selects, "SELECT "+strings.Join(list, ", ")+" "+b.from)
 		u.all += len(b.columns)
 	}
-	u.sql = strings.Join(selects, " UNION ALL ")
+	u.sql = "WITH " + with + " " + strings.Join(selects, " UNION ALL ")
 	return u
 }
 

@@ -277,11 +277,10 @@ func (in *Ingest) loadKnown(ctx context.Context, payments, invoices []PaymentKey
 		wanted[k] = true
 	}
 	in.found.payments, in.found.ids = make(map[PaymentKey]bool), make(map[string]bool)
-	ids := idsOf(payments)
 	gone := in.store.tombstonesOf(facts)
 	b := &pgx.Batch{}
 	queueLocks(b, payments)
-	b.Queue(selectKnown.sql, ids, append(idsOf(invoices), ids...), gone.asked).Query(selectKnown.read(
+	b.Queue(selectKnown.sql, idsOf(payments), idsOf(invoices), gone.asked).Query(selectKnown.read(
 		take(func(p knownPayment) {
 			if of := l.Payments[p.PaymentKey]; of != nil {
 				of.Payment, of.Streams, of.AttemptIDs = p.Payment, p.Streams, strings.Fields(p.AttemptIDs)
@@ -336,15 +335,16 @@ type knownPayment struct {
 	AttemptIDs string `db:"attempt_ids"`
 }
 
-// selectKnown takes the ids of payments, those of payments and invoices, and the hashes of tombstones.
-var selectKnown = newUnion(
+// selectKnown takes the ids of payments, those of invoices, and the hashes of tombstones. What hangs on a payment is asked
+// for only of those that have a row, as every payment with facts has: most failures are of a payment that is not known yet.
+var selectKnown = newUnion(`known AS MATERIALIZED (SELECT `+paymentTable.names+` FROM payments WHERE payment_id = ANY($1))`,
 	branch{columnsOf(reflect.TypeFor[knownPayment]()), paymentTable.selected("p") + `,
 		EXISTS (SELECT FROM checkout_streams c WHERE c.payment_id = p.payment_id AND c.source = p.source AND c.account = p.account
 			AND c.livemode = p.livemode),
 		coalesce((SELECT string_agg(t.id, ' ') FROM attempts t WHERE t.payment_id = p.payment_id AND t.source = p.source
-			AND t.account = p.account AND t.livemode = p.livemode), '')`, `FROM payments p WHERE p.payment_id = ANY($1)`},
-	branch{factTable.columns, factTable.selected("f"), `FROM facts f WHERE f.payment_id = ANY($2)`},
-	branch{notificationTable.columns, notificationTable.selected("n"), `FROM notifications n WHERE n.payment_id = ANY($1)`},
+			AND t.account = p.account AND t.livemode = p.livemode), '')`, `FROM known p`},
+	branch{factTable.columns, factTable.selected("f"), `FROM facts f WHERE f.payment_id = ANY(ARRAY(SELECT payment_id FROM known) || $2)`},
+	branch{notificationTable.columns, notificationTable.selected("n"), `FROM notifications n WHERE n.payment_id = ANY(ARRAY(SELECT payment_id FROM known))`},
 	branch{columnsOf(reflect.TypeFor[tombstone]()), `t.hash`, `FROM tombstones t WHERE t.hash = ANY($3)`},
 )
 
