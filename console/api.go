@@ -3,11 +3,9 @@ package console
 import (
 	"errors"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
-	"golang.org/x/sync/errgroup"
 
 	"rebound/decline"
 	"rebound/store"
@@ -49,18 +47,15 @@ func (s *server) listFailures(c echo.Context) error {
 	if err != nil {
 		return cursorFault(err)
 	}
-	// Two questions that do not wait for each other's pages to come from the disk.
-	notified := slices.Clone(page)
-	both, ctx := errgroup.WithContext(c.Request().Context())
-	both.Go(func() error { return s.Store.AddNotifications(ctx, notified) })
-	both.Go(func() error { _, err := s.advise(ctx, page); return err })
-	if err := both.Wait(); err != nil {
+	now := s.Now()
+	uses, err := s.Store.AddNotifications(c.Request().Context(), page, now)
+	if err != nil {
 		return err
 	}
 	data := make([]failureJSON, len(page))
-	for i, f := range page {
-		f.Notifications = notified[i].Notifications
-		data[i] = failureOf(f, locale)
+	for i := range page {
+		s.decide(&page[i].Attempt, uses[i], now)
+		data[i] = failureOf(page[i], locale)
 	}
 	return c.JSON(http.StatusOK, listOf(data, more))
 }

@@ -8,8 +8,8 @@ import (
 	"rebound/store"
 )
 
-// advise counts the use made so far of each failure's card and payment, and makes the failures' retry members what holds
-// at this moment: a stored verdict only knows its own attempt. It returns a decision per row; a success has none.
+// advise counts the use made so far of each failure's card and payment, and decides about each. It returns a decision per
+// row; a success has none.
 func (s *server) advise(ctx context.Context, rows []store.Failure) ([]decline.Decision, error) {
 	var failed []store.Attempt
 	var at []int
@@ -23,17 +23,20 @@ func (s *server) advise(ctx context.Context, rows []store.Failure) ([]decline.De
 	if err != nil {
 		return nil, err
 	}
-	rules := decline.Rules{MaxRetriesPerCharge: s.MaxRetriesPerCharge}
 	decisions := make([]decline.Decision, len(rows))
 	for n, i := range at {
-		d := rules.Decide(failed[n].RetryQuestion(), uses[n], now)
-		a := &rows[i].Attempt
-		a.RetryVerdict, a.RetryLimitedBy = string(d.Verdict), d.LimitedBy
-		a.AttemptsUsed, a.AttemptsLeft = int64(d.AttemptsUsed), int64(d.AttemptsLeft)
-		a.RetryNotBefore = momentOf(d.NotBefore)
-		decisions[i] = d
+		decisions[i] = s.decide(&rows[i].Attempt, uses[n], now)
 	}
 	return decisions, nil
+}
+
+// decide makes a failure's retry members what holds at this moment: a stored verdict only knows its own attempt.
+func (s *server) decide(a *store.Attempt, use decline.Use, now time.Time) decline.Decision {
+	d := decline.Rules{MaxRetriesPerCharge: s.MaxRetriesPerCharge}.Decide(a.RetryQuestion(), use, now)
+	a.RetryVerdict, a.RetryLimitedBy = string(d.Verdict), d.LimitedBy
+	a.AttemptsUsed, a.AttemptsLeft = int64(d.AttemptsUsed), int64(d.AttemptsLeft)
+	a.RetryNotBefore = momentOf(d.NotBefore)
+	return d
 }
 
 // ruleJSON is one limit on retries and the use made of it.

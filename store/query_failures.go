@@ -237,7 +237,7 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 	if len(found) == 0 {
 		return Failure{}, ErrNotFound
 	}
-	return found[0], s.addNotifications(ctx, s.pool, found)
+	return found[0], addNotifications(ctx, s.pool, found)
 }
 
 // notificationsSQL reads the notifications of some payments, by the index on the whole key: by the ids alone, of which nobody
@@ -245,35 +245,36 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 var notificationsSQL = "SELECT " + notificationTable.selected("n") + " FROM " + keyRows + " JOIN notifications n ON " + keyMatch("n", "payment_id") +
 	" ORDER BY n.created_at, n.id"
 
-// AddNotifications gives each failure of a page its notifications.
-func (s *Store) AddNotifications(ctx context.Context, page []Failure) error {
-	return s.addNotifications(ctx, s.pool, page)
+func addNotifications(ctx context.Context, db querier, failures []Failure) error {
+	b := &pgx.Batch{}
+	queueNotifications(b, failures)
+	if err := db.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("reading the notifications of %d failures: %w", len(failures), err)
+	}
+	return nil
 }
 
-func (s *Store) addNotifications(ctx context.Context, db querier, failures []Failure) error {
+// queueNotifications adds a statement to a batch that gives each of the failures its notifications.
+func queueNotifications(b *pgx.Batch, failures []Failure) {
 	if len(failures) == 0 {
-		return nil
+		return
 	}
 	payments := make([]PaymentKey, len(failures))
 	at := make(map[string]int, len(failures))
 	for i, f := range failures {
 		payments[i], at[f.ID] = f.PaymentKey, i
 	}
-	rows, err := collect[Notification](ctx, db, notificationsSQL, arraysOf(sorted(payments)).args()...)
-	if err != nil {
-		return fmt.Errorf("reading the notifications of %d failures: %w", len(failures), err)
-	}
-	for _, n := range rows {
+	b.Queue(notificationsSQL, arraysOf(sorted(payments)).args()...).Query(eachRow(func(n Notification) {
 		if i, ok := at[n.FailureID]; ok {
 			failures[i].Notifications = append(failures[i].Notifications, n)
 		}
-	}
-	return nil
+	}))
 }
 
 // querier is a pool or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
 // collect reads rows into structs by the names of their columns.

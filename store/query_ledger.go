@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"rebound/decline"
 )
 
@@ -153,15 +155,44 @@ func (q *asked) args(since time.Time) []any {
 // CardUses reads the use made so far of the card and the payment of each attempt, in the order of the attempts, by one
 // statement however many they are. now bounds how far back a card is looked at: decline.Lookback before it.
 func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time) ([]decline.Use, error) {
-	uses := make([]decline.Use, len(attempts))
-	if len(attempts) == 0 {
-		return uses, nil
-	}
-	q := askAbout(attempts)
-	rows, err := collect[ledgerTry](ctx, s.pool, cardUsesSQL, q.args(now.Add(-decline.Lookback()))...)
-	if err != nil {
+	b := &pgx.Batch{}
+	uses := queueUses(b, attempts, now)
+	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("reading the use of the cards of %d attempts: %w", len(attempts), err)
 	}
+	return uses(), nil
+}
+
+// AddNotifications gives each failure of a page its notifications, and returns what CardUses does of them. Both questions
+// travel together: what a page takes is mostly the way to Postgres and back.
+func (s *Store) AddNotifications(ctx context.Context, page []Failure, now time.Time) ([]decline.Use, error) {
+	attempts := make([]Attempt, len(page))
+	for i, f := range page {
+		attempts[i] = f.Attempt
+	}
+	b := &pgx.Batch{}
+	queueNotifications(b, page)
+	uses := queueUses(b, attempts, now)
+	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("reading what hangs on %d failures: %w", len(page), err)
+	}
+	return uses(), nil
+}
+
+// queueUses adds the statement of CardUses to a batch; what it returns answers once the batch is over.
+func queueUses(b *pgx.Batch, attempts []Attempt, now time.Time) func() []decline.Use {
+	if len(attempts) == 0 {
+		return func() []decline.Use { return nil }
+	}
+	q := askAbout(attempts)
+	var rows []ledgerTry
+	b.Queue(cardUsesSQL, q.args(now.Add(-decline.Lookback()))...).Query(eachRow(func(row ledgerTry) { rows = append(rows, row) }))
+	return func() []decline.Use { return q.uses(attempts, rows) }
+}
+
+// uses sorts out, for each of the attempts, what the rows say of its card and its payment.
+func (q *asked) uses(attempts []Attempt, rows []ledgerTry) []decline.Use {
+	uses := make([]decline.Use, len(attempts))
 	cards, payments := make([]decline.Use, len(q.cards.n)), make([][]decline.Try, len(q.payments.n))
 	newest := make([]int, len(cards))
 	for _, row := range rows {
@@ -191,7 +222,7 @@ func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time)
 		// The slice of a card is shared by its attempts: grow a copy.
 		uses[i].Tries = append(uses[i].Tries[:len(uses[i].Tries):len(uses[i].Tries)], of...)
 	}
-	return uses, nil
+	return uses
 }
 
 // reach is when the oldest of a card's newest attempts was made.
