@@ -108,15 +108,25 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	// A replica that stands still inside a transaction must not hold its locks for as long; less than a group may take, so
 	// that what waits for them still ends well.
 	setDefault(params, "idle_in_transaction_session_timeout", "2s")
-	// A session that began read-only may stay so long after the server is not: the next one is to be a new one.
-	config.AfterRelease = func(c *pgx.Conn) bool {
-		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on" && c.PgConn().ParameterStatus("in_hot_standby") != "on"
-	}
+	config.PrepareConn = notReadOnlyAgain
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres: %w", err)
 	}
 	return pool, nil
+}
+
+// notReadOnlyAgain gives up a session that is read-only and has been used: it may stay so long after the server is not, and
+// the next one is to be a new one. It looks before the use, not after it, since the pool would do that in the background: then
+// what comes next finds the connection not back yet, and takes another, whose process has nothing of the work in its caches.
+func notReadOnlyAgain(_ context.Context, c *pgx.Conn) (bool, error) {
+	const used = "rebound.used"
+	if c.PgConn().ParameterStatus("default_transaction_read_only") != "on" && c.PgConn().ParameterStatus("in_hot_standby") != "on" {
+		return true, nil
+	}
+	again := c.PgConn().CustomData()[used] != nil
+	c.PgConn().CustomData()[used] = true
+	return !again, nil
 }
 
 func setDefault(m map[string]string, key, value string) {
