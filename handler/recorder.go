@@ -41,7 +41,7 @@ type Recorder struct {
 	done   sync.WaitGroup
 
 	mu      sync.Mutex
-	changed sync.Cond // what follows has
+	changed sync.Cond // a group may begin, or it is the end
 	queue   []*waiting
 	flying  int                 // deliveries that are being committed
 	busy    map[PaymentKey]bool // payments and invoices that those touch
@@ -106,7 +106,9 @@ func (r *Recorder) enqueue(w *waiting) bool {
 		return false
 	}
 	r.queue = append(r.queue, w)
-	r.changed.Signal()
+	if r.ready() {
+		r.changed.Signal()
+	}
 	return true
 }
 
@@ -133,14 +135,16 @@ func (r *Recorder) commitGroups() {
 	}
 }
 
-// next waits for a group and marks it as flying; an empty one means the end. While a group is flying, the next begins
-// once as many wait, or when it has landed: sooner, it would be small, and small groups cost more than they save.
+// next waits for a group and marks it as flying; an empty one means the end.
 func (r *Recorder) next() (group []*waiting) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		if len(r.queue) > 0 && (r.flying == 0 || len(r.queue) >= max(r.flying, aside) || r.closing) {
+		if r.ready() {
 			if group = r.take(); len(group) > 0 {
+				if r.ready() {
+					r.changed.Signal() // for what is left
+				}
 				return group
 			}
 		}
@@ -149,6 +153,13 @@ func (r *Recorder) next() (group []*waiting) {
 		}
 		r.changed.Wait()
 	}
+}
+
+// ready tells whether a group may begin: while one is flying, the next begins once as many wait, or when it has landed.
+// Sooner, it would be small, and small groups cost more than they save. A committer is woken for nothing less: whoever has
+// landed a group looks by itself.
+func (r *Recorder) ready() bool {
+	return len(r.queue) > 0 && (r.flying == 0 || len(r.queue) >= max(r.flying, aside) || r.closing)
 }
 
 // take removes a group from the queue. What touches a payment that is being committed stays: it would only wait for its
@@ -185,7 +196,9 @@ func (r *Recorder) landed(group []*waiting) {
 			delete(r.busy, k)
 		}
 	}
-	r.changed.Broadcast()
+	if r.closing {
+		r.changed.Broadcast()
+	}
 }
 
 // touches lists the payments and invoices that a delivery is about.
