@@ -1,0 +1,68 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"rebound/store"
+	"rebound/store/seal"
+	"rebound/store/storetest"
+)
+
+// served is the number of the Postgres process that answers.
+func served(t *testing.T, s *store.Store) (pid int) {
+	t.Helper()
+	require.NoError(t, s.Pool().QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&pid))
+	return pid
+}
+
+func openPool(t *testing.T, dsn string) *store.Store {
+	t.Helper()
+	keys, err := seal.ParseKeys(seal.GenerateKey())
+	require.NoError(t, err)
+	s, err := store.Open(t.Context(), store.Config{DSN: dsn, Keys: keys, MaxConns: 4})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestWorkThatFollowsWorkGoesToTheSamePostgresProcess(t *testing.T) {
+	t.Parallel()
+	s := openPool(t, storetest.New(t))
+	held, err := s.Pool().Acquire(t.Context())
+	require.NoError(t, err)
+	first := served(t, s) // of a second connection
+	held.Release()
+	require.NotEqual(t, first, served(t, s), "the last that came back is the next that goes")
+	last := served(t, s)
+	for range 50 {
+		require.Equal(t, last, served(t, s))
+	}
+}
+
+func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	s := openPool(t, dsn)
+	admin, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	set := func(value string) {
+		_, err := admin.Exec(t.Context(), `SET default_transaction_read_only = off`)
+		require.NoError(t, err)
+		_, err = admin.Exec(t.Context(), `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = `+value+`', current_database()); END $$`)
+		require.NoError(t, err)
+	}
+	set("on")
+	s.Pool().Reset()
+	readOnly, err := s.ReadOnly(t.Context())
+	require.NoError(t, err, "it is used, so that somebody can tell what is the matter")
+	require.True(t, readOnly)
+	set("off")
+	readOnly, err = s.ReadOnly(t.Context())
+	require.NoError(t, err)
+	require.False(t, readOnly, "the same session would still be read-only")
+}
