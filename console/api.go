@@ -48,7 +48,7 @@ func (s *server) listFailures(c echo.Context) error {
 		return cursorFault(err)
 	}
 	now := s.Now()
-	uses, err := s.Store.AddNotifications(c.Request().Context(), page, now)
+	uses, err := s.Store.Complete(c.Request().Context(), page, now)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ type Recorder struct {
 	done   sync.WaitGroup
 
 	mu      sync.Mutex
-	changed sync.Cond // a group may begin, or it is the end
+	changed sync.Cond // a group may begin, or the recorder closes
 	queue   []*waiting
 	flying  int                 // deliveries that are being committed
 	busy    map[PaymentKey]bool // payments and invoices that those touch
@@ -156,8 +156,8 @@ func (r *Recorder) next() (group []*waiting) {
 }
 
 // ready tells whether a group may begin: while one is flying, the next begins once as many wait, or when it has landed.
-// Sooner, it would be small, and small groups cost more than they save. A committer is woken for nothing less: whoever has
-// landed a group looks by itself.
+// Sooner, it would be small, and small groups cost more than they save; only a recorder that closes does not mind. Whoever has
+// landed a group looks by itself, so nobody is woken for that.
 func (r *Recorder) ready() bool {
 	return len(r.queue) > 0 && (r.flying == 0 || len(r.queue) >= max(r.flying, aside) || r.closing)
 }
@@ -197,7 +197,7 @@ func (r *Recorder) landed(group []*waiting) {
 		}
 	}
 	if r.closing {
-		r.changed.Broadcast()
+		r.changed.Broadcast() // what waits may have waited for these payments
 	}
 }
 
@@ -368,6 +368,7 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []*Fact, 
 	return nil
 }
 
+// derivePayment works out a payment anew. Each that has facts gets a row, since by it Load finds them.
 func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, out *outcome) {
 	if len(p.Facts) == 0 {
 		return // of events that had their effect before what they told of was dropped

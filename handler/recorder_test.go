@@ -201,6 +201,50 @@ func TestRowsThatWereThoughtNewAndAreNotAreWrittenOver(t *testing.T) {
 	require.Zero(t, b.count(t, `SELECT count(*) FROM quarantine`))
 }
 
+func TestOneIDInTwoAccountsIsTwoPaymentsThoughOneIsKnown(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	known, other := chargeFailed(2, "stolen_card"), chargeFailed(1, "expired_card")
+	other.Account = "acct_2"
+	var group []*waiting
+	for _, f := range []Fact{other, known, chargeFailed(1, "insufficient_funds")} {
+		f.ReceivedAt = time.Time{}
+		group = append(group, &waiting{delivery: Delivery{Facts: []Fact{f}}, answer: make(chan error, 1)})
+	}
+	b.recorder.commit(t.Context(), group)
+	for _, w := range group {
+		require.NoError(t, <-w.answer)
+	}
+	require.Equal(t, 3, b.count(t, `SELECT count(*) FROM facts`))
+	require.Equal(t, 2, b.count(t, `SELECT count(*) FROM attempts WHERE account = ''`))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE account = 'acct_2'`))
+}
+
+func TestACloseAnswersAllThatWaitForOnePayment(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	waiters := make([]*waiting, 3*maxGroup)
+	for i := range waiters {
+		f := chargeFailed(i%4, "insufficient_funds")
+		f.ReceivedAt = time.Time{}
+		d := Delivery{Facts: []Fact{f}}
+		waiters[i] = &waiting{delivery: d, touches: touches(d), answer: make(chan error, 1)}
+		require.True(t, b.recorder.enqueue(waiters[i]))
+	}
+	b.recorder.Close()
+	for _, w := range waiters {
+		select {
+		case err := <-w.answer:
+			require.NoError(t, err)
+		default:
+			t.Fatal("a delivery was left behind")
+		}
+	}
+	require.False(t, b.recorder.enqueue(waiters[0]), "the recorder is closed")
+	require.Equal(t, 4, b.count(t, `SELECT count(*) FROM facts`))
+}
+
 func TestACancelledRequestDoesNotCancelItsDelivery(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

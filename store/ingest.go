@@ -343,7 +343,7 @@ var selectKnown = newUnion(`known AS MATERIALIZED (SELECT `+paymentTable.names+`
 			AND c.livemode = p.livemode),
 		coalesce((SELECT string_agg(t.id, ' ') FROM attempts t WHERE t.payment_id = p.payment_id AND t.source = p.source
 			AND t.account = p.account AND t.livemode = p.livemode), '')`, `FROM known p`},
-	branch{factTable.columns, factTable.selected("f"), `FROM facts f WHERE f.payment_id = ANY(ARRAY(SELECT payment_id FROM known) || $2)`},
+	branch{factTable.columns, factTable.selected("f"), `FROM facts f WHERE f.payment_id = ANY(ARRAY(SELECT payment_id FROM known) || $2::text[])`},
 	branch{notificationTable.columns, notificationTable.selected("n"), `FROM notifications n WHERE n.payment_id = ANY(ARRAY(SELECT payment_id FROM known))`},
 	branch{columnsOf(reflect.TypeFor[tombstone]()), `t.hash`, `FROM tombstones t WHERE t.hash = ANY($3)`},
 )

@@ -237,7 +237,8 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 	if len(found) == 0 {
 		return Failure{}, ErrNotFound
 	}
-	return found[0], addNotifications(ctx, s.pool, found)
+	err = addNotifications(ctx, s.pool, found)
+	return found[0], err
 }
 
 // notificationsSQL reads the notifications of some payments, by the index on the whole key: by the ids alone, of which nobody
@@ -246,6 +247,9 @@ var notificationsSQL = "SELECT " + notificationTable.selected("n") + " FROM " + 
 	" ORDER BY n.created_at, n.id"
 
 func addNotifications(ctx context.Context, db querier, failures []Failure) error {
+	if len(failures) == 0 {
+		return nil
+	}
 	b := &pgx.Batch{}
 	queueNotifications(b, failures)
 	if err := db.SendBatch(ctx, b).Close(); err != nil {
@@ -256,9 +260,6 @@ func addNotifications(ctx context.Context, db querier, failures []Failure) error
 
 // queueNotifications adds a statement to a batch that gives each of the failures its notifications.
 func queueNotifications(b *pgx.Batch, failures []Failure) {
-	if len(failures) == 0 {
-		return
-	}
 	payments := make([]PaymentKey, len(failures))
 	at := make(map[string]int, len(failures))
 	for i, f := range failures {

@@ -155,6 +155,9 @@ func (q *asked) args(since time.Time) []any {
 // CardUses reads the use made so far of the card and the payment of each attempt, in the order of the attempts, by one
 // statement however many they are. now bounds how far back a card is looked at: decline.Lookback before it.
 func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time) ([]decline.Use, error) {
+	if len(attempts) == 0 {
+		return nil, nil
+	}
 	b := &pgx.Batch{}
 	uses := queueUses(b, attempts, now)
 	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
@@ -163,9 +166,12 @@ func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time)
 	return uses(), nil
 }
 
-// AddNotifications gives each failure of a page its notifications, and returns what CardUses does of them. Both questions
-// travel together: what a page takes is mostly the way to Postgres and back.
-func (s *Store) AddNotifications(ctx context.Context, page []Failure, now time.Time) ([]decline.Use, error) {
+// Complete gives each failure of a page its notifications, and returns what CardUses does of them. Both questions travel
+// together: two connections at a time cost more than they saved.
+func (s *Store) Complete(ctx context.Context, page []Failure, now time.Time) ([]decline.Use, error) {
+	if len(page) == 0 {
+		return nil, nil
+	}
 	attempts := make([]Attempt, len(page))
 	for i, f := range page {
 		attempts[i] = f.Attempt
@@ -174,16 +180,13 @@ func (s *Store) AddNotifications(ctx context.Context, page []Failure, now time.T
 	queueNotifications(b, page)
 	uses := queueUses(b, attempts, now)
 	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
-		return nil, fmt.Errorf("reading what hangs on %d failures: %w", len(page), err)
+		return nil, fmt.Errorf("completing %d failures: %w", len(page), err)
 	}
 	return uses(), nil
 }
 
-// queueUses adds the statement of CardUses to a batch; what it returns answers once the batch is over.
+// queueUses adds the statement of CardUses to a batch; what it returns is to be asked once the batch has ended well.
 func queueUses(b *pgx.Batch, attempts []Attempt, now time.Time) func() []decline.Use {
-	if len(attempts) == 0 {
-		return func() []decline.Use { return nil }
-	}
 	q := askAbout(attempts)
 	var rows []ledgerTry
 	b.Queue(cardUsesSQL, q.args(now.Add(-decline.Lookback()))...).Query(eachRow(func(row ledgerTry) { rows = append(rows, row) }))

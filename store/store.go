@@ -116,9 +116,10 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	return pool, nil
 }
 
-// notReadOnlyAgain gives up a session that is read-only and has been used: it may stay so long after the server is not, and
-// the next one is to be a new one. It looks before the use, not after it, since the pool would do that in the background: then
-// what comes next finds the connection not back yet, and takes another, whose process has nothing of the work in its caches.
+// notReadOnlyAgain gives up a session that is read-only and was so at an earlier use: it may stay so long after the server is
+// not, and the next one is to be a new one. It looks before the use, not after it, since the pool would do that in the
+// background: then what comes next finds the connection not back yet, and takes another, whose process has nothing of the
+// work in its caches. The pool tries one connection more than it may have, so whoever asks alone comes to a new one.
 func notReadOnlyAgain(_ context.Context, c *pgx.Conn) (bool, error) {
 	const used = "rebound.used"
 	if c.PgConn().ParameterStatus("default_transaction_read_only") != "on" && c.PgConn().ParameterStatus("in_hot_standby") != "on" {
