@@ -20,9 +20,14 @@ var ledgerNow = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
 func openStore(t *testing.T) *store.Store {
 	t.Helper()
+	return openPool(t, storetest.New(t), 1)
+}
+
+func openPool(t *testing.T, dsn string, connections int32) *store.Store {
+	t.Helper()
 	keys, err := seal.ParseKeys(seal.GenerateKey())
 	require.NoError(t, err)
-	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 1, Now: func() time.Time { return ledgerNow }})
+	s, err := store.Open(t.Context(), store.Config{DSN: dsn, Keys: keys, MaxConns: connections, Now: func() time.Time { return ledgerNow }})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	return s

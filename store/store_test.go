@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rebound/store"
-	"rebound/store/seal"
 	"rebound/store/storetest"
 )
 
@@ -19,19 +18,9 @@ func served(t *testing.T, s *store.Store) (pid int) {
 	return pid
 }
 
-func openPool(t *testing.T, dsn string) *store.Store {
-	t.Helper()
-	keys, err := seal.ParseKeys(seal.GenerateKey())
-	require.NoError(t, err)
-	s, err := store.Open(t.Context(), store.Config{DSN: dsn, Keys: keys, MaxConns: 4})
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	return s
-}
-
 func TestWorkThatFollowsWorkGoesToTheSamePostgresProcess(t *testing.T) {
 	t.Parallel()
-	s := openPool(t, storetest.New(t))
+	s := openPool(t, storetest.New(t), 4)
 	held, err := s.Pool().Acquire(t.Context())
 	require.NoError(t, err)
 	first := served(t, s) // of a second connection
@@ -46,7 +35,7 @@ func TestWorkThatFollowsWorkGoesToTheSamePostgresProcess(t *testing.T) {
 func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
 	t.Parallel()
 	dsn := storetest.New(t)
-	s := openPool(t, dsn)
+	s := openPool(t, dsn, 4)
 	admin, err := pgx.Connect(t.Context(), dsn)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = admin.Close(context.Background()) })

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,7 +44,7 @@ import (
 //	go test -tags figures -run TestFigureIngest -v -timeout 30m ./cmd/rebound
 //
 // Every contestant runs in a process of its own against one private Postgres with fsync and synchronous_commit on, one
-// after the other in each round: only ratios within one run mean anything.
+// after the other in each round: only ratios within one run mean anything. SHARED_BUFFERS (1GB) is that Postgres' setting.
 
 const contestant = "REBOUND_FIGURES_CONTESTANT"
 
@@ -193,7 +194,7 @@ func newArena(t *testing.T) *arena {
 	dir, err := os.MkdirTemp("", "rebound-figures")
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
-	pg, err := localpg.Start(context.Background(), localpg.Config{DataDir: dir, Settings: map[string]string{"max_wal_size": "4GB", "checkpoint_timeout": "15min", "shared_buffers": "1GB"}})
+	pg, err := localpg.Start(context.Background(), localpg.Config{DataDir: dir, Settings: map[string]string{"max_wal_size": "4GB", "checkpoint_timeout": "15min", "shared_buffers": cmp.Or(os.Getenv("SHARED_BUFFERS"), "1GB")}})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		_ = pg.Stop(context.Background())
