@@ -337,7 +337,7 @@ func filedUnderInvoice(f *Fact) bool { return f.Object == "invoice" && f.Payment
 
 // recordedFailure is a failed attempt that was not known before.
 type recordedFailure struct {
-	attempt      store.Attempt
+	attempt      *store.Attempt
 	unrecognized bool // the catalog does not know its code
 }
 
@@ -362,6 +362,10 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []*Fact, 
 		out.Invoices = append(out.Invoices, inv)
 	}
 	keys := slices.SortedFunc(maps.Keys(loaded.Payments), PaymentKey.Compare)
+	// Most payments have one attempt, and a mail and a page or an inbox to tell of it: to let these lists grow costs as much as
+	// to fill them.
+	out.Payments, out.Attempts = make([]store.Payment, 0, len(keys)), make([]store.Attempt, 0, len(keys))
+	out.Notifications = make([]store.Notification, 0, 2*len(keys))
 	for _, k := range keys {
 		r.derivePayment(loaded.Payments[k], loaded, out)
 	}
@@ -388,14 +392,15 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 	for _, a := range d.Failed {
 		unrecognized[a.key] = a.verdict.Unrecognized != ""
 	}
-	for _, a := range d.Attempts {
+	for i := range d.Attempts {
+		a := &d.Attempts[i]
 		prefix := "fl_"
 		if a.Result == AttemptSucceeded {
 			prefix = "at_"
 		}
 		a.ID, a.PaymentStatus, a.PaymentTries = r.policy.AttemptID(prefix, k, a.AttemptKey), d.Payment.Status, int64(len(d.Failed))
 		kept[a.ID] = true
-		out.Attempts = append(out.Attempts, a)
+		out.Attempts = append(out.Attempts, *a)
 		if a.Result == AttemptFailed && !known[a.ID] {
 			out.recorded = append(out.recorded, recordedFailure{a, unrecognized[a.AttemptKey]})
 		}

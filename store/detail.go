@@ -17,40 +17,42 @@ import (
 type detailField struct {
 	name  string
 	index []int
+	kind  kind
 }
 
 // errUnstorable is of text that Postgres would refuse: a NUL, or what is not UTF-8.
 var errUnstorable = errors.New("a text holds what cannot be stored")
 
-// encodeDetail writes the fields that are not zero as one JSON object.
-func encodeDetail(row reflect.Value, fields []detailField) ([]byte, error) {
-	out := make([]byte, 1, 512)
-	out[0] = '{'
-	for _, f := range fields {
+// appendDetail writes the fields that are not zero as one JSON object.
+func appendDetail(out []byte, row reflect.Value, fields []detailField) ([]byte, error) {
+	out = append(out, '{')
+	first := true
+	for i := range fields {
+		f := &fields[i]
 		v := row.FieldByIndex(f.index)
 		if v.IsZero() {
 			continue
 		}
-		if len(out) > 1 {
+		if !first {
 			out = append(out, ',')
 		}
+		first = false
 		out = append(append(append(out, '"'), f.name...), '"', ':')
 		var err error
-		switch value := v.Addr().Interface().(type) {
-		case *string:
-			out, err = appendText(out, *value)
-		case *int64:
-			out = strconv.AppendInt(out, *value, 10)
-		case *bool:
-			out = strconv.AppendBool(out, *value)
-		case *[]byte:
-			out = append(base64.StdEncoding.AppendEncode(append(out, '"'), *value), '"')
-		case **time.Time:
-			out = append((*value).UTC().AppendFormat(append(out, '"'), time.RFC3339Nano), '"')
-		case *[]string:
-			out, err = appendText(out, strings.Join(*value, " "))
-		default:
-			err = fmt.Errorf("the field %s has the unsupported type %s", f.name, v.Type())
+		switch f.kind {
+		case kindText:
+			out, err = appendText(out, v.String())
+		case kindInt:
+			out = strconv.AppendInt(out, v.Int(), 10)
+		case kindBool:
+			out = strconv.AppendBool(out, v.Bool())
+		case kindBytes:
+			out = append(base64.StdEncoding.AppendEncode(append(out, '"'), v.Bytes()), '"')
+		case kindTimeOrNull:
+			at := *v.Addr().Interface().(**time.Time)
+			out = append(at.UTC().AppendFormat(append(out, '"'), time.RFC3339Nano), '"')
+		case kindWords:
+			out, err = appendText(out, strings.Join(*v.Addr().Interface().(*[]string), " "))
 		}
 		if err != nil {
 			return nil, err

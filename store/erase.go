@@ -240,15 +240,15 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 		s.anonymiseFields(&t.Customer, &t.MethodID, &t.Fingerprint, &t.ErrorMessage, &t.ErrorLogURL)
 	}
 	b = &pgx.Batch{}
-	err := factTable.queue(b, facts, `ON CONFLICT (payment_id, source, account, livemode, event_id, event_type, api_version) DO UPDATE SET
+	err := factTable.queue(b, pointers(facts), `ON CONFLICT (payment_id, source, account, livemode, event_id, event_type, api_version) DO UPDATE SET
 		contact = NULL, detail = EXCLUDED.detail`)
 	if err != nil {
 		return err
 	}
-	if err := paymentTable.queue(b, payments, savePayments); err != nil {
+	if err := paymentTable.queue(b, pointers(payments), savePayments); err != nil {
 		return err
 	}
-	if err := attemptTable.queue(b, attempts, saveAttempts); err != nil {
+	if err := attemptTable.queue(b, pointers(attempts), saveAttempts); err != nil {
 		return err
 	}
 	b.Queue(`DELETE FROM links WHERE notification_id IN (SELECT n.id FROM notifications n JOIN `+keyRows+` ON `+keyMatch("n", "payment_id")+`)`, a...)

@@ -212,7 +212,8 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
-	if len(gone.found) > 0 { // an erasure that has not come to these payments yet
+	erased := len(gone.found) > 0
+	if erased { // and the erasure may not have come to these payments yet
 		for _, p := range l.Payments {
 			for _, f := range p.Facts {
 				gone.anonymise(f)
@@ -229,7 +230,9 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		}
 		l.NewFacts = append(l.NewFacts, *f)
 		own := &l.NewFacts[len(l.NewFacts)-1]
-		gone.anonymise(own)
+		if erased {
+			gone.anonymise(own)
+		}
 		if own.ReceivedAt.IsZero() {
 			own.ReceivedAt = now
 		}
@@ -430,8 +433,8 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 		queueLocks(b, nil)
 	}
 	if err := errors.Join(
-		queueByNovelty(in, b, factTable, c.Facts, `ON CONFLICT DO NOTHING`, func(Fact) bool { return false }),
-		queueByNovelty(in, b, paymentTable, c.Payments, savePayments, func(p Payment) bool { return in.found.payments[p.PaymentKey] }),
+		queueByNovelty(in, b, factTable, c.Facts, `ON CONFLICT DO NOTHING`, func(*Fact) bool { return false }),
+		queueByNovelty(in, b, paymentTable, c.Payments, savePayments, func(p *Payment) bool { return in.found.payments[p.PaymentKey] }),
 	); err != nil {
 		return err
 	}
@@ -449,8 +452,8 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 		b.Queue(`DELETE FROM notifications WHERE id = ANY($1) AND owner = 0`, c.StaleNotifications)
 	}
 	if err := errors.Join(
-		queueByNovelty(in, b, attemptTable, c.Attempts, saveAttempts, func(a Attempt) bool { return in.found.ids[a.ID] }),
-		queueByNovelty(in, b, newNotifications, c.Notifications, saveNotifications, func(n Notification) bool { return in.found.ids[n.ID] }),
+		queueByNovelty(in, b, attemptTable, c.Attempts, saveAttempts, func(a *Attempt) bool { return in.found.ids[a.ID] }),
+		queueByNovelty(in, b, newNotifications, c.Notifications, saveNotifications, func(n *Notification) bool { return in.found.ids[n.ID] }),
 		queueJobs(b, c.Jobs, in.store.Now()),
 	); err != nil {
 		return err
@@ -473,18 +476,13 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 
 // queueByNovelty adds the statements that write rows: those that Load did not find without ON CONFLICT, whose look for a row
 // and mark of a half-made one cost nearly as much as another index.
-func queueByNovelty[T any](in *Ingest, b *pgx.Batch, t table[T], rows []T, tail string, found func(T) bool) error {
+func queueByNovelty[T any](in *Ingest, b *pgx.Batch, t table[T], rows []T, tail string, found func(*T) bool) error {
+	all := pointers(rows)
 	if in.Doubtful {
-		return t.queue(b, rows, tail)
+		return t.queue(b, all, tail)
 	}
-	var known, fresh []T
-	for _, row := range rows {
-		if found(row) {
-			known = append(known, row)
-		} else {
-			fresh = append(fresh, row)
-		}
-	}
+	known := slices.DeleteFunc(slices.Clone(all), func(row *T) bool { return !found(row) })
+	fresh := slices.DeleteFunc(all, found)
 	return errors.Join(t.queue(b, fresh, ""), t.queue(b, known, tail))
 }
 

@@ -190,7 +190,7 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		erased := customer != n.Customer // meanwhile, and nothing else changes it while it is claimed
 		if over(payment) == "" && !erased && len(x.FollowUps) > 0 {
 			b := &pgx.Batch{}
-			if err := notificationTable.queue(b, x.FollowUps, `ON CONFLICT DO NOTHING`); err != nil {
+			if err := notificationTable.queue(b, pointers(x.FollowUps), `ON CONFLICT DO NOTHING`); err != nil {
 				return err
 			}
 			if err := tx.SendBatch(ctx, b).Close(); err != nil {

@@ -108,6 +108,7 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	// A replica that stands still inside a transaction must not hold its locks for as long; less than a group may take, so
 	// that what waits for them still ends well.
 	setDefault(params, "idle_in_transaction_session_timeout", "2s")
+	config.AfterConnect = takeEncodedArrays
 	config.PrepareConn = notReadOnlyAgain
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {

@@ -67,8 +67,10 @@ func plain(s string) bool {
 // card number.
 func safeID(s string) (string, int) {
 	masked := 0
-	switch {
-	case prefixed(s), uuid(s):
+	switch known := prefixed(s) || uuid(s); {
+	case known && len(s) <= maxID && graphic(s):
+		return s, 0 // as nearly every id
+	case known:
 		s = strings.ToValidUTF8(s, "\uFFFD")
 	default:
 		s, masked = safeText(s, len(s))
@@ -88,6 +90,16 @@ func safeID(s string) (string, int) {
 		s += "~" + hex.EncodeToString(sum[:16])
 	}
 	return s, masked
+}
+
+// graphic says that s is ASCII without spaces and control characters.
+func graphic(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // prefixed says that s begins as a provider's ids do: two to six small letters and an underscore.

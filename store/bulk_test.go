@@ -1,0 +1,88 @@
+package store_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"rebound/store"
+)
+
+// TestRowsOfAGroupAreWrittenAsRowsAlone holds our own arrays against pgx's values: a row alone is written by them.
+func TestRowsOfAGroupAreWrittenAsRowsAlone(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	at := []time.Time{
+		time.Date(1969, 7, 20, 20, 17, 40, 123456000, time.UTC), time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(2026, 10, 25, 2, 30, 0, 999999000, time.FixedZone("", 2*60*60)), time.Date(2099, 12, 31, 23, 59, 59, 1000, time.UTC),
+	}
+	texts := []string{"", `{"a", NULL}\`, "née 猫 😀", strings.Repeat("x", 3000)}
+	numbers := []int64{0, -1, 1 << 62, 4200}
+	hashes := [][]byte{nil, {}, {0, 255}, {1}}
+
+	changes := func(i int, prefix string) (c store.Changes) {
+		k := store.PaymentKey{PaymentID: fmt.Sprint("pi_", prefix, i), Source: "stripe", Account: texts[i][:min(len(texts[i]), 9)], Livemode: i%2 == 0}
+		var maybe *time.Time
+		var words []string
+		if i > 1 {
+			maybe, words = &at[i], []string{"request=2", "cvc=1"}
+		}
+		c.Facts = []store.Fact{{PaymentKey: k, EventID: "evt_1", EventType: "charge.failed", Created: numbers[i], ReceivedAt: at[i],
+			Object: "charge", ErrorMessage: texts[i], Amount: numbers[i], Moto: i == 2, ClientSecretHash: hashes[i], Contact: hashes[i]}}
+		c.Payments = []store.Payment{{PaymentKey: k, Status: texts[i], ClientSecretHash: hashes[i], FailedReceivedAt: maybe, Amount: numbers[i], CreatedAt: at[i], UpdatedAt: at[i]}}
+		c.Attempts = []store.Attempt{{PaymentKey: k, ID: fmt.Sprint("fl_", prefix, i), Result: "failed", OccurredAt: at[i], ReceivedAt: at[i], Category: texts[i],
+			ErrorMessage: texts[i], ExpYear: numbers[i], Disclosable: i == 1, RetryNotBefore: maybe, Evidence: words}}
+		c.Notifications = []store.Notification{{PaymentKey: k, ID: fmt.Sprint("nt_", prefix, i), Channel: store.ChannelEmail, Status: store.Held, DueAt: at[i],
+			SentAt: maybe, ShownCode: texts[i], CreatedAt: at[i], UpdatedAt: at[i]}}
+		return c
+	}
+	save := func(c store.Changes) {
+		require.NoError(t, s.InIngest(t.Context(), func(in *store.Ingest) error { return in.Save(t.Context(), c) }))
+	}
+	var group store.Changes
+	for i := range at {
+		save(changes(i, "alone"))
+		c := changes(i, "group")
+		group.Facts, group.Payments = append(group.Facts, c.Facts...), append(group.Payments, c.Payments...)
+		group.Attempts, group.Notifications = append(group.Attempts, c.Attempts...), append(group.Notifications, c.Notifications...)
+	}
+	save(group)
+
+	for _, table := range []string{"facts", "payments", "attempts", "notifications"} {
+		read := func(prefix string) (all []string) {
+			rows, err := s.Pool().Query(t.Context(), `SELECT replace(to_jsonb(t)::text, $1, '') FROM `+table+` t WHERE payment_id LIKE $2 ORDER BY payment_id`, prefix, "pi_"+prefix+"%")
+			require.NoError(t, err)
+			all, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			require.NoError(t, err)
+			require.Len(t, all, len(at), table)
+			return all
+		}
+		require.Equal(t, read("alone"), read("group"), table)
+	}
+}
+
+func TestTextThatCannotBeStoredIsADataErrorWhereverItStands(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	for name, f := range map[string]store.Fact{
+		"NUL in a column":     {EventType: "charge.\x00failed"},
+		"NUL in a detail":     {ErrorMessage: "\x00"},
+		"no UTF-8, column":    {EventType: "charge.\xff"},
+		"half a character":    {ErrorMessage: "\xe7\x8c"},
+		"no UTF-8 in account": {PaymentKey: store.PaymentKey{Account: "\xff"}},
+	} {
+		for _, rows := range []int{1, 2} {
+			facts := make([]store.Fact, rows)
+			for i := range facts {
+				facts[i] = f
+				facts[i].EventID = fmt.Sprint("evt_", i)
+			}
+			err := s.InIngest(t.Context(), func(in *store.Ingest) error { return in.Save(t.Context(), store.Changes{Facts: facts}) })
+			require.True(t, store.IsDataError(err), "%s, %d rows: %v", name, rows, err)
+		}
+	}
+}
