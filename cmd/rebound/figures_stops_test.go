@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -66,6 +67,8 @@ func TestFigureStops(t *testing.T) {
 	}
 	took := time.Since(begun)
 
+	// The first to use a reader's connection that the last stop broke is told so.
+	require.Eventually(t, func() bool { return r.get(t, "/v1/failures?limit=1", nil) == http.StatusOK }, 10*time.Second, 50*time.Millisecond)
 	events, failures := eventsOf(payments), everyFailure(t, r)
 	lost := missing(events, failures)
 	t.Logf("\n| immediate stops | failures | tries to post / acknowledged | acknowledged events missing |\n|---|---|---|---|\n| %d in %.0f s | %d | %d / %d | %d |",
