@@ -87,7 +87,7 @@ func isFrame(f *Fact) bool { return f.Source == string(decline.Frame) }
 // Derived is what the facts of one payment come to.
 type Derived struct {
 	Payment  store.Payment
-	Attempts []store.Attempt // oldest first, failed and succeeded; ids are not set
+	Attempts []store.Attempt // oldest first, failed and succeeded; the recorder sets their ids
 	Failed   []*attempt      // the failed ones, oldest first
 
 	invoiceUnsaid bool // nothing yet tells whether the payment belongs to an invoice

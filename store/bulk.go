@@ -186,7 +186,7 @@ func takeEncodedArrays(_ context.Context, c *pgx.Conn) error {
 	return nil
 }
 
-// roomForRow is how much of the arrays a row takes, more or less, in bytes.
+// roomForRow is about what a row takes in the arrays, in bytes.
 const roomForRow = 768
 
 // arrays turns rows into one array per column, in the order of the columns.
@@ -209,8 +209,8 @@ func (t table[T]) arrays(rows []*T) ([]any, error) {
 	return args, nil
 }
 
-// append writes what a row has in a column as an element of an array: its length, then the value. It fails where that is text
-// that JSON cannot hold.
+// append writes what a row has in a column as an element of an array: its length, then the value. It fails where a detail
+// cannot be stored; other text is Postgres' to refuse.
 func (c column) append(out []byte, row reflect.Value) ([]byte, error) {
 	start := len(out)
 	out = append(out, 0, 0, 0, 0)
@@ -219,7 +219,7 @@ func (c column) append(out []byte, row reflect.Value) ([]byte, error) {
 	case kindText:
 		out = append(out, row.FieldByIndex(c.index).String()...)
 	case kindInt:
-		out = binary.BigEndian.AppendUint64(out, uint64(row.FieldByIndex(c.index).Int())) //nolint:gosec // as it is
+		out = binary.BigEndian.AppendUint64(out, uint64(row.FieldByIndex(c.index).Int())) //nolint:gosec // two's complement, as on the wire
 	case kindBool:
 		if row.FieldByIndex(c.index).Bool() {
 			out = append(out, 1)
@@ -254,7 +254,7 @@ func (c column) append(out []byte, row reflect.Value) ([]byte, error) {
 // appendTime writes microseconds since 2000.
 func appendTime(out []byte, at *time.Time) []byte {
 	const epoch = 946_684_800
-	return binary.BigEndian.AppendUint64(out, uint64((at.Unix()-epoch)*1_000_000+int64(at.Nanosecond())/1000)) //nolint:gosec // as it is
+	return binary.BigEndian.AppendUint64(out, uint64((at.Unix()-epoch)*1_000_000+int64(at.Nanosecond())/1000)) //nolint:gosec // two's complement, as on the wire
 }
 
 // pointers are where rows stand.
@@ -295,7 +295,7 @@ func (t table[T]) insertOne(tail string) string {
 	return "INSERT INTO " + t.name + " (" + t.names + ") VALUES (" + t.params + ") " + tail
 }
 
-// values are the columns of the first row.
+// values are the columns of the one row.
 func (t table[T]) values(rows []*T) ([]any, error) {
 	row := reflect.ValueOf(rows[0]).Elem()
 	args := make([]any, len(t.columns))
@@ -304,7 +304,7 @@ func (t table[T]) values(rows []*T) ([]any, error) {
 			args[i] = row.FieldByIndex(c.index).Interface()
 			continue
 		}
-		detail, err := appendDetail(nil, row, c.detail)
+		detail, err := appendDetail(make([]byte, 0, 512), row, c.detail)
 		if err != nil {
 			return nil, fmt.Errorf("writing %s: %w", t.name, err)
 		}

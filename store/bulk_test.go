@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -10,14 +11,43 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rebound/store"
+	"rebound/store/storetest"
 )
 
 // TestRowsOfAGroupAreWrittenAsRowsAlone holds our own arrays against pgx's values: a row alone is written by them.
 func TestRowsOfAGroupAreWrittenAsRowsAlone(t *testing.T) {
 	t.Parallel()
-	s := openStore(t)
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			writeAloneAndAsAGroup(t, openPool(t, inMode(t, mode), 1))
+		})
+	}
+}
+
+// inMode is the connection string of a new database, with pgx's way to send statements.
+func inMode(t *testing.T, mode string) (dsn string) {
+	t.Helper()
+	u, err := url.Parse(storetest.New(t))
+	require.NoError(t, err)
+	q := u.Query()
+	q.Set("default_query_exec_mode", mode)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+func TestAWayToSendStatementsThatDoesNotDescribeThemIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"exec", "simple_protocol"} {
+		_, err := store.ParseDSN(inMode(t, mode))
+		require.ErrorContains(t, err, "default_query_exec_mode")
+	}
+}
+
+func writeAloneAndAsAGroup(t *testing.T, s *store.Store) {
+	t.Helper()
 	at := []time.Time{
-		time.Date(1969, 7, 20, 20, 17, 40, 123456000, time.UTC), time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(1969, 7, 20, 20, 17, 40, 123456999, time.UTC), time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
 		time.Date(2026, 10, 25, 2, 30, 0, 999999000, time.FixedZone("", 2*60*60)), time.Date(2099, 12, 31, 23, 59, 59, 1000, time.UTC),
 	}
 	texts := []string{"", `{"a", NULL}\`, "née 猫 😀", strings.Repeat("x", 3000)}

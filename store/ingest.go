@@ -212,8 +212,8 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
-	erased := len(gone.found) > 0
-	if erased { // and the erasure may not have come to these payments yet
+	erased := len(gone.found) > 0 // or, of Frame, seen before
+	if erased {                   // an erasure may not have come to these payments yet
 		for _, p := range l.Payments {
 			for _, f := range p.Facts {
 				gone.anonymise(f)

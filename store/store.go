@@ -86,11 +86,24 @@ var byIndexes = map[string]string{
 	"enable_mergejoin": "off", "max_parallel_workers_per_gather": "0", "jit": "off",
 }
 
-func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, error) {
+// ParseDSN reads a connection string, or says what it is in place of a usable one. The error holds nothing of it, since that
+// may be the password.
+func ParseDSN(dsn string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		// The parser's error can hold the password.
-		return nil, errors.New("reading DATABASE_URL: it is not a Postgres connection string")
+		return nil, errors.New("is not a Postgres connection string, such as postgres://user:password@host:5432/rebound")
+	}
+	switch config.ConnConfig.DefaultQueryExecMode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol: // what they send in place of our arrays would be refused
+		return nil, errors.New("has a default_query_exec_mode that cannot be used: it must be cache_statement, cache_describe or describe_exec")
+	}
+	return config, nil
+}
+
+func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, error) {
+	config, err := ParseDSN(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL %w", err)
 	}
 	config.MaxConns = maxConns
 	if config.MaxConns == 0 {

@@ -18,13 +18,13 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap/zapcore"
 
 	"rebound/console"
 	"rebound/decline"
 	"rebound/notify/email"
 	"rebound/notify/link"
+	"rebound/store"
 	"rebound/store/seal"
 )
 
@@ -237,8 +237,8 @@ func (c *config) validateListeners(f *faults) {
 		c.CheckoutOrigins[i] = u.Scheme + "://" + strings.ToLower(u.Host)
 	}
 	if c.DatabaseURL != "" {
-		if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil { // its text can hold the password
-			f.add("DATABASE_URL", "is not a Postgres connection string, such as postgres://user:password@host:5432/rebound")
+		if _, err := store.ParseDSN(c.DatabaseURL); err != nil {
+			f.add("DATABASE_URL", "%s", err)
 		}
 	}
 	if c.PostgresSource != "" {
