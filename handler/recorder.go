@@ -362,8 +362,8 @@ func (r *Recorder) derive(ctx context.Context, in *store.Ingest, facts []*Fact, 
 		out.Invoices = append(out.Invoices, inv)
 	}
 	keys := slices.SortedFunc(maps.Keys(loaded.Payments), PaymentKey.Compare)
-	// Most payments have one attempt, and a mail and a page or an inbox to tell of it: to let these lists grow costs as much as
-	// to fill them.
+	// Most payments have one attempt, and a mail and a page or an inbox to tell of it. Rows are large: lists that grew would
+	// copy them again and again.
 	out.Payments, out.Attempts = make([]store.Payment, 0, len(keys)), make([]store.Attempt, 0, len(keys))
 	out.Notifications = make([]store.Notification, 0, 2*len(keys))
 	for _, k := range keys {

@@ -212,12 +212,9 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
-	erased := len(gone.found) > 0 // or, of Frame, seen before
-	if erased {                   // an erasure may not have come to these payments yet
-		for _, p := range l.Payments {
-			for _, f := range p.Facts {
-				gone.anonymise(f)
-			}
+	for _, p := range l.Payments {
+		for _, f := range p.Facts { // an erasure may not have come to them yet
+			gone.anonymise(f)
 		}
 	}
 	facts = slices.Clone(facts)
@@ -230,9 +227,7 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		}
 		l.NewFacts = append(l.NewFacts, *f)
 		own := &l.NewFacts[len(l.NewFacts)-1]
-		if erased {
-			gone.anonymise(own)
-		}
+		gone.anonymise(own)
 		if own.ReceivedAt.IsZero() {
 			own.ReceivedAt = now
 		}
@@ -477,12 +472,14 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 // queueByNovelty adds the statements that write rows: those that Load did not find without ON CONFLICT, whose look for a row
 // and mark of a half-made one cost nearly as much as another index.
 func queueByNovelty[T any](in *Ingest, b *pgx.Batch, t table[T], rows []T, tail string, found func(*T) bool) error {
-	all := pointers(rows)
-	if in.Doubtful {
-		return t.queue(b, all, tail)
+	var known, fresh []*T
+	for i := range rows {
+		if row := &rows[i]; in.Doubtful || found(row) {
+			known = append(known, row)
+		} else {
+			fresh = append(fresh, row)
+		}
 	}
-	known := slices.DeleteFunc(slices.Clone(all), func(row *T) bool { return !found(row) })
-	fresh := slices.DeleteFunc(all, found)
 	return errors.Join(t.queue(b, fresh, ""), t.queue(b, known, tail))
 }
 

@@ -52,6 +52,9 @@ func (t *tombstones) seen(f *Fact) bool {
 
 // anonymise takes the identity out of a fact, before it is sealed, when its customer or payment was erased.
 func (t *tombstones) anonymise(f *Fact) {
+	if len(t.found) == 0 {
+		return // as nearly always, and hashes cost
+	}
 	if t.found[string(t.store.paymentTombstone(f.PaymentKey))] ||
 		f.Customer != "" && t.found[string(t.store.customerTombstone(f.Customer))] {
 		t.store.anonymise(f)

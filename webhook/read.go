@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -20,7 +19,6 @@ type reader struct {
 	dec     *jsontext.Decoder
 	buf     bytes.Buffer
 	scratch []byte
-	kept    strings.Builder // see keep
 	err     error
 	misfits []string
 	masked  int
@@ -40,7 +38,7 @@ func newReader(body []byte) *reader {
 }
 
 func (r *reader) release() {
-	r.buf, r.kept = bytes.Buffer{}, strings.Builder{}
+	r.buf = bytes.Buffer{}
 	readers.Put(r)
 }
 
@@ -143,32 +141,16 @@ func (r *reader) list(name string, each func(i int)) bool {
 	return r.err == nil
 }
 
-// keep makes a string of bytes that are valid only for now. The short strings of a body share their memory: an event has some
-// twenty.
-func (r *reader) keep(v []byte) string {
-	const room, short = 512, 128
-	if len(v) > short {
-		return string(v)
-	}
-	if r.kept.Cap()-r.kept.Len() < len(v) {
-		r.kept = strings.Builder{}
-		r.kept.Grow(room)
-	}
-	start := r.kept.Len()
-	r.kept.Write(v)
-	return r.kept.String()[start:]
-}
-
 func (r *reader) unquote(v []byte) string {
 	if len(v) < 2 {
 		return ""
 	}
 	if bytes.IndexByte(v, '\\') < 0 {
-		return r.keep(v[1 : len(v)-1])
+		return string(v[1 : len(v)-1])
 	}
 	// The error says only that something invalid was replaced, which is what is wanted.
 	r.scratch, _ = jsontext.AppendUnquote(r.scratch[:0], v)
-	return r.keep(r.scratch)
+	return string(r.scratch)
 }
 
 // rawText reads a string as it is; everything that is kept goes through text, id or ref instead.
