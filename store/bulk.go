@@ -351,15 +351,15 @@ func each[T any](rows pgx.Rows, do func(T)) error {
 		return err // of a batch that did not get this far: such rows cannot be asked for their fields
 	}
 	byName := namedColumns(reflect.TypeFor[T]())
-	columns := make([]column, len(rows.FieldDescriptions()))
+	columns, places := make([]column, len(rows.FieldDescriptions())), make([]int, len(rows.FieldDescriptions()))
 	for i, f := range rows.FieldDescriptions() {
 		c, ok := byName[f.Name]
 		if !ok {
 			return fmt.Errorf("reading rows: %s has no field for the column %s", reflect.TypeFor[T](), f.Name)
 		}
-		columns[i] = c
+		columns[i], places[i] = c, i
 	}
-	take := take(do)(columns, 0, len(columns))
+	take := take(do)(columns, places, len(columns))
 	for rows.Next() {
 		if err := take(rows); err != nil {
 			return err
@@ -368,12 +368,12 @@ func each[T any](rows pgx.Rows, do func(T)) error {
 	return rows.Err()
 }
 
-// taker makes what reads a row of which only the columns from first on, of all that there are, are its own.
-type taker func(columns []column, first, all int) func(pgx.Rows) error
+// taker makes what reads a row, of all columns, in which some have the places given.
+type taker func(columns []column, places []int, all int) func(pgx.Rows) error
 
 // take hands each row to do, as a T.
 func take[T any](do func(T)) taker {
-	return func(columns []column, first, all int) func(pgx.Rows) error {
+	return func(columns []column, places []int, all int) func(pgx.Rows) error {
 		targets := make([]any, all) // nil: passed over
 		var details []detailField
 		for _, c := range columns {
@@ -385,10 +385,10 @@ func take[T any](do func(T)) taker {
 			v := reflect.ValueOf(&row).Elem()
 			for i, c := range columns {
 				if c.detail != nil {
-					targets[first+i] = &detail
+					targets[places[i]] = &detail
 					continue
 				}
-				targets[first+i] = v.FieldByIndex(c.index).Addr().Interface()
+				targets[places[i]] = v.FieldByIndex(c.index).Addr().Interface()
 			}
 			if err := rows.Scan(targets...); err != nil {
 				return err
@@ -402,36 +402,64 @@ func take[T any](do func(T)) taker {
 	}
 }
 
-// branch is one table's part of a union: FROM and what follows, and what to select of it.
+// branch is one table's part of a union: FROM and what follows, under an alias that the columns are selected by. The last
+// ones are computed instead.
 type branch struct {
-	columns []column
-	list    string
-	from    string
+	columns  []column
+	alias    string
+	from     string
+	computed []string
 }
 
-// union asks several tables by one statement, since for a few rows a statement costs more than they do. Each branch has
-// columns of its own, which are null in the rows of the others; the first column says whose a row is. with is what the
-// branches share.
+// selected are the expressions of the columns.
+func (b branch) selected() []string {
+	list := make([]string, len(b.columns))
+	for i, c := range b.columns {
+		list[i] = b.alias + "." + c.name
+	}
+	copy(list[len(list)-len(b.computed):], b.computed)
+	return list
+}
+
+// union asks several tables by one statement, since for a few rows a statement costs more than they do. Columns of one type
+// share places, since Postgres prepares each of a branch anew for every execution, those that are null too; the first column
+// says whose a row is. with is what the branches share.
 type union struct {
 	sql      string
 	branches []branch
-	all      int // columns
+	places   [][]int // of each branch's columns
+	all      int     // columns
 }
 
 func newUnion(with string, branches ...branch) union {
 	u := union{branches: branches, all: 1}
-	var nulls []string
+	byType := make(map[string][]int) // places of the columns of a type
+	var types []string               // of all columns but the first
 	for _, b := range branches {
-		for _, c := range b.columns {
-			nulls = append(nulls, "NULL::"+c.sql.name)
+		used := make(map[string]int)
+		places := make([]int, len(b.columns))
+		for i, c := range b.columns {
+			if used[c.sql.name] == len(byType[c.sql.name]) {
+				byType[c.sql.name] = append(byType[c.sql.name], u.all)
+				types = append(types, c.sql.name)
+				u.all++
+			}
+			places[i] = byType[c.sql.name][used[c.sql.name]]
+			used[c.sql.name]++
 		}
+		u.places = append(u.places, places)
 	}
 	var selects []string
 	for i, b := range branches {
-		list := []string{fmt.Sprintf(`'%d'::"char"`, i)}
-		list = append(append(append(list, nulls[:u.all-1]...), b.list), nulls[u.all-1+len(b.columns):]...)
+		list := make([]string, u.all)
+		list[0] = fmt.Sprintf(`'%d'::"char"`, i)
+		for at, name := range types {
+			list[at+1] = "NULL::" + name
+		}
+		for j, expression := range b.selected() {
+			list[u.places[i][j]] = expression
+		}
 		selects = append(selects, "SELECT "+strings.Join(list, ", ")+" "+b.from)
-		u.all += len(b.columns)
 	}
 	u.sql = "WITH " + with + " " + strings.Join(selects, " UNION ALL ")
 	return u
@@ -441,11 +469,9 @@ func newUnion(with string, branches ...branch) union {
 func (u union) read(takers ...taker) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		defer rows.Close()
-		first := 1
 		takes := make([]func(pgx.Rows) error, len(u.branches))
 		for i, b := range u.branches {
-			takes[i] = takers[i](b.columns, first, u.all)
-			first += len(b.columns)
+			takes[i] = takers[i](b.columns, u.places[i], u.all)
 		}
 		for rows.Next() {
 			if err := takes[rows.RawValues()[0][0]-'0'](rows); err != nil {

@@ -336,14 +336,15 @@ type knownPayment struct {
 // selectKnown takes the ids of payments, those of invoices, and the hashes of tombstones. What hangs on a payment is asked
 // for only of those that have a row, as every payment with facts has: most failures are of a payment that is not known yet.
 var selectKnown = newUnion(`known AS MATERIALIZED (SELECT `+paymentTable.names+` FROM payments WHERE payment_id = ANY($1))`,
-	branch{columnsOf(reflect.TypeFor[knownPayment]()), paymentTable.selected("p") + `,
-		EXISTS (SELECT FROM checkout_streams c WHERE c.payment_id = p.payment_id AND c.source = p.source AND c.account = p.account
-			AND c.livemode = p.livemode),
-		coalesce((SELECT string_agg(t.id, ' ') FROM attempts t WHERE t.payment_id = p.payment_id AND t.source = p.source
-			AND t.account = p.account AND t.livemode = p.livemode), '')`, `FROM known p`},
-	branch{factTable.columns, factTable.selected("f"), `FROM facts f WHERE f.payment_id = ANY(ARRAY(SELECT payment_id FROM known) || $2::text[])`},
-	branch{notificationTable.columns, notificationTable.selected("n"), `FROM notifications n WHERE n.payment_id = ANY(ARRAY(SELECT payment_id FROM known))`},
-	branch{columnsOf(reflect.TypeFor[tombstone]()), `t.hash`, `FROM tombstones t WHERE t.hash = ANY($3)`},
+	branch{columnsOf(reflect.TypeFor[knownPayment]()), "p", `FROM known p`, []string{
+		`EXISTS (SELECT FROM checkout_streams c WHERE c.payment_id = p.payment_id AND c.source = p.source AND c.account = p.account
+			AND c.livemode = p.livemode)`,
+		`coalesce((SELECT string_agg(t.id, ' ') FROM attempts t WHERE t.payment_id = p.payment_id AND t.source = p.source
+			AND t.account = p.account AND t.livemode = p.livemode), '')`,
+	}},
+	branch{factTable.columns, "f", `FROM facts f WHERE f.payment_id = ANY(ARRAY(SELECT payment_id FROM known) || $2::text[])`, nil},
+	branch{notificationTable.columns, "n", `FROM notifications n WHERE n.payment_id = ANY(ARRAY(SELECT payment_id FROM known))`, nil},
+	branch{columnsOf(reflect.TypeFor[tombstone]()), "t", `FROM tombstones t WHERE t.hash = ANY($3)`, nil},
 )
 
 // queueLocks takes the erasureLock's share, then the payments' locks in the one order that every replica uses. What is
