@@ -56,12 +56,12 @@ func (s *Sender) JobTimeout() time.Duration {
 }
 
 type dueWorker struct {
-	river.WorkerDefaults[job.DeliverMails]
+	river.WorkerDefaults[job.DeliverDue]
 	sender *Sender
 }
 
-func (w *dueWorker) Work(ctx context.Context, j *river.Job[job.DeliverMails]) error {
-	return w.sender.Store.QueueDue(ctx, j.Args.NotificationIDs)
+func (w *dueWorker) Work(ctx context.Context, j *river.Job[job.DeliverDue]) error {
+	return w.sender.Store.QueueDue(ctx, j.Args)
 }
 
 type wakeWorker struct {
