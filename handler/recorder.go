@@ -50,8 +50,8 @@ type Recorder struct {
 	changed sync.Cond // a group may begin, or the recorder closes
 	queue   []*waiting
 	flying  int                 // deliveries that are being committed
-	rings   map[time.Time]bool  // moments for which a job to send the mails that are due then is known to be stored
 	busy    map[PaymentKey]bool // payments and invoices that those touch
+	rings   map[time.Time]bool  // moments for which a job to send the mails that are due then is known to be stored
 	closing bool
 
 	failures  *prometheus.CounterVec

@@ -123,7 +123,7 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 		q.and(at+" < ?", f.Before)
 	}
 	if f.After != "" {
-		q.and("("+at+", a.id"+f.collation()+") < (?, ?)", after, f.After)
+		q.and("("+at+", a.id) < (?, ?)", after, f.After)
 	}
 	if f.byCustomer() {
 		return ofCustomer.newest(selectAttempts, q, f.Customer, f.From, earliest(f.Before, after), f.Limit+1), q.args
@@ -134,13 +134,6 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 // byCustomer tells whether the failures come from a customer's index: such a page is put in order here, in that of the bytes.
 func (f FailureFilter) byCustomer() bool {
 	return f.Customer != "" && f.PaymentID == "" && f.Charge == ""
-}
-
-func (f FailureFilter) collation() string {
-	if f.byCustomer() {
-		return ` COLLATE "C"`
-	}
-	return ""
 }
 
 // unindexed is the time of a failure to which no index gives an order.

@@ -66,7 +66,7 @@ func inboxSQL(f InboxFilter, after time.Time) (string, []any) {
 		q.and("n.read_at IS NULL")
 	}
 	if f.After != "" {
-		q.and(`(n.created_at, n.id COLLATE "C") < (?, ?)`, after, f.After)
+		q.and(`(n.created_at, n.id) < (?, ?)`, after, f.After)
 	}
 	return ofInbox.newest(selectNotices, q, f.Customer, time.Time{}, after, f.Limit+1), q.args
 }

@@ -195,7 +195,7 @@ func TestEachStepCanBeTakenBackAndAllMadeAgain(t *testing.T) {
 	t.Cleanup(func() { _ = conn.Close(ctx) })
 	schema := func() (made string) {
 		require.NoError(t, conn.QueryRow(ctx, `SELECT coalesce(string_agg(what, E'\n' ORDER BY what), '') FROM (
-			SELECT format('%s.%s %s', table_name, column_name, data_type) FROM information_schema.columns WHERE table_schema = 'public'
+			SELECT concat(table_name, '.', column_name, ' ', data_type, ' ' || collation_name) FROM information_schema.columns WHERE table_schema = 'public'
 			UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
 			UNION ALL SELECT format('function %s', proname) FROM pg_proc WHERE pronamespace = 'public'::regnamespace) AS s(what)
 			WHERE what !~ 'goose_db_version'`).Scan(&made))
@@ -206,6 +206,10 @@ func TestEachStepCanBeTakenBackAndAllMadeAgain(t *testing.T) {
 		require.Contains(t, all, index)
 	}
 	require.NotContains(t, all, "river_job_args_index")
+	var byLanguage []string
+	require.NoError(t, conn.QueryRow(ctx, `SELECT array_agg(concat(table_name, '.', column_name)) FROM information_schema.columns
+		WHERE table_schema = 'public' AND data_type = 'text' AND collation_name IS DISTINCT FROM 'C' AND table_name !~ '^(river|goose)_'`).Scan(&byLanguage))
+	require.Empty(t, byLanguage, "text that is ordered as its database has it")
 	states, err := store.MigrationStatus(ctx, dsn)
 	require.NoError(t, err)
 	for _, state := range slices.Backward(states) { // newer steps go first
