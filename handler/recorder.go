@@ -29,8 +29,8 @@ const (
 	// second begins only with aside or more deliveries: a group costs nearly as much for one as for a few.
 	committers = 2
 	aside      = 8
-	// soon is how near a mail's moment must be for it to get a job of its own: one that is shared may, before the group is
-	// committed, be over.
+	// soon is how near a mail's moment must be for it to get a job of its own: a shared one may be over before the group is
+	// committed, or by the clock of the replica that does it. The look for lost jobs finds mails that come later still.
 	soon = 30 * time.Second
 	// maxRings bounds what is remembered of shared jobs; who forgets one only asks for it again.
 	maxRings = 4096

@@ -174,6 +174,7 @@ func TestConcurrentCopiesOnTwoReplicasMakeOneRowEach(t *testing.T) {
 	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM attempts`))
 	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email'`))
 	require.Equal(t, 40, b.count(t, mailsWithJobs))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))
 }
 
 func TestMailsOfAboutOneMomentShareAJobOfAllReplicas(t *testing.T) {
@@ -187,6 +188,29 @@ func TestMailsOfAboutOneMomentShareAJobOfAllReplicas(t *testing.T) {
 		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'deliver_due' AND state = 'scheduled'`))
 		require.Equal(t, i+1, b.count(t, mailsWithJobs))
 	}
+}
+
+func TestAJobThatAnotherGroupDidNotCommitIsWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	other, err := b.store.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	var rows string
+	require.NoError(t, other.QueryRow(t.Context(), `SELECT jsonb_agg(j)::text FROM river_job j`).Scan(&rows))
+	b.loseJobs(t)
+	_, err = other.Exec(t.Context(), `INSERT INTO river_job SELECT * FROM jsonb_populate_recordset(NULL::river_job, $1::text::jsonb)`, rows)
+	require.NoError(t, err)
+	f := chargeFailed(2, "insufficient_funds")
+	f.PaymentID, f.ReceivedAt = "pi_2", time.Time{}
+	recorded := make(chan error, 1)
+	go func() { recorded <- b.recorder.Record(t.Context(), Delivery{Facts: []Fact{f}}) }()
+	require.Eventually(t, func() bool {
+		return b.count(t, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'`) == 1
+	}, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, other.Rollback(t.Context()))
+	require.NoError(t, <-recorded)
+	require.Equal(t, 2, b.count(t, mailsWithJobs))
 }
 
 func TestAMailThatIsDueSoonHasAJobOfItsOwn(t *testing.T) {

@@ -77,7 +77,7 @@ type Changes struct {
 	Customers                         []Customer
 	Quarantined                       []Quarantined
 	Jobs                              []Job
-	Due                               []job.DeliverDue // at least 30 s ahead
+	Due                               []job.DeliverDue // far enough ahead that none is over before the commit
 	News                              []string         // payment ids whose open checkout streams are to be told
 }
 

@@ -131,7 +131,7 @@ func failuresSQL(f FailureFilter, after time.Time) (string, []any) {
 	return fmt.Sprintf("%s WHERE %s ORDER BY %s DESC, a.id DESC LIMIT %d", selectAttempts, q, at, f.Limit+1), q.args
 }
 
-// byCustomer tells whether the failures come from a customer's index: such a page is put in order here, in that of the bytes.
+// byCustomer tells whether the failures come from a customer's index: such a page is put in order here.
 func (f FailureFilter) byCustomer() bool {
 	return f.Customer != "" && f.PaymentID == "" && f.Charge == ""
 }

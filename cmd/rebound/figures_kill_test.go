@@ -3,8 +3,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -24,7 +26,7 @@ import (
 //
 // It runs twice: on a mail server that refuses a Message-ID it has accepted before, and on a plain one, where only a kill
 // between the server's 250 and our commit may double a mail. KILLS (50), FAILURES (10000) and EVERY (3 seconds for each
-// kill) set the size; SEED repeats a run's failures and the moments of its kills.
+// kill) set the size, HOLD (100ms) how long mails wait; SEED repeats a run's failures and the moments of its kills.
 func TestFigureKills(t *testing.T) {
 	t.Run("rejecting", func(t *testing.T) { figureKills(t, true) })
 	t.Run("plain", func(t *testing.T) { figureKills(t, false) })
@@ -54,6 +56,7 @@ func (l *life) settled() map[string]bool {
 func figureKills(t *testing.T, rejects bool) {
 	kills, count := number(t, "KILLS", 50), number(t, "FAILURES", 10_000)
 	every := time.Duration(number(t, "EVERY", 3)) * time.Second
+	hold := cmp.Or(os.Getenv("HOLD"), "100ms")
 	random, seed := dice(t)
 	a := newArena(t)
 	peer := smtptest.New(t, smtptest.Options{RejectRepeats: rejects})
@@ -62,7 +65,7 @@ func figureKills(t *testing.T, rejects bool) {
 		sender := fmt.Sprintf("payments+%d@shop.example", len(lives))
 		l := &life{sender: sender}
 		l.replica, l.cmd = spawn(t, serveEnv(a.dsn, a.key, peer, setting{"LISTEN_ADDR", address}, setting{"MAIL_FROM", sender},
-			setting{"NOTIFY_HOLD", "100ms"}, setting{"NOTIFY_HOLD_WEAK", "100ms"},
+			setting{"NOTIFY_HOLD", hold}, setting{"NOTIFY_HOLD_WEAK", hold},
 			setting{"MAIL_NEW_MAILBOXES_PER_HOUR", "-1"}, setting{"MAIL_PER_DAY", "-1"}))
 		lives = append(lives, l)
 		return l
