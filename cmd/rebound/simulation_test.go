@@ -110,6 +110,7 @@ func wantedSeeds(t *testing.T) (first, n uint64) {
 
 // history is one seed's run.
 type history struct {
+	gaps    int // mailInGap's
 	t       *testing.T
 	ctx     context.Context
 	db      *pgxpool.Pool // of the simulation itself: it sees all, and meets no faults
