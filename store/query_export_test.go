@@ -16,7 +16,6 @@ var (
 	NotificationsSQL = notificationsSQL
 	IdleOwnersSQL    = idleOwnersSQL
 	DueJobsSQL       = dueJobsSQL
-	DueMailsSQL      = dueMailsSQL
 	LaterJobsSQL     = laterJobsSQL
 	CustomersSQL     = customersSQL
 	ByIndexes        = byIndexes
