@@ -178,7 +178,7 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 	b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
 		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args()...)
 	b.Queue(`SELECT 1 FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id")+`
-		ORDER BY i.invoice_id COLLATE "C", i.source, i.account, i.livemode FOR UPDATE OF i`, a.args()...)
+		ORDER BY i.invoice_id, i.source, i.account, i.livemode FOR UPDATE OF i`, a.args()...)
 	b.Queue(`SELECT p.payment_id, p.source, p.account, p.livemode FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "invoice")+` AND p.invoice <> ''`,
 		a.args()...).Query(func(rows pgx.Rows) (err error) {
 		linked, err = collected[PaymentKey](rows, nil)
