@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,11 @@ const (
 	// second begins only with aside or more deliveries: a group costs nearly as much for one as for a few.
 	committers = 2
 	aside      = 8
+	// soon is how near a mail's moment must be for it to get a job of its own: a shared one may be over before the group is
+	// committed, or by the clock of the replica that does it. The look for lost jobs finds mails that come later still.
+	soon = 30 * time.Second
+	// maxRings bounds what is remembered of shared jobs; who forgets one only asks for it again.
+	maxRings = 4096
 	// commitTimeout bounds one group's transaction, so that a sender has its answer within 5 s whatever Postgres does.
 	commitTimeout = 4 * time.Second
 )
@@ -45,6 +51,7 @@ type Recorder struct {
 	queue   []*waiting
 	flying  int                 // deliveries that are being committed
 	busy    map[PaymentKey]bool // payments and invoices that those touch
+	rings   map[time.Time]bool  // moments for which a job to send the mails that are due then is known to be stored
 	closing bool
 
 	failures  *prometheus.CounterVec
@@ -61,7 +68,7 @@ type waiting struct {
 // NewRecorder starts the committer. Close ends it after what waits has been answered.
 func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometheus.Registerer) *Recorder {
 	r := &Recorder{
-		store: s, policy: policy, log: log, busy: make(map[PaymentKey]bool),
+		store: s, policy: policy, log: log, busy: make(map[PaymentKey]bool), rings: make(map[time.Time]bool),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebound_failures_total", Help: "Failed attempts derived for the first time, by source, category and severity.",
 		}, []string{"source", "category", "severity"}),
@@ -132,6 +139,9 @@ func (r *Recorder) commitGroups() {
 		r.commit(ctx, group)
 		cancel()
 		r.landed(group)
+		if len(group) < aside {
+			runtime.Gosched() // the few who wait have their answers before the next group is derived, not after
+		}
 	}
 }
 
@@ -218,11 +228,11 @@ func touches(d Delivery) (keys []PaymentKey) {
 // commit stores a group and answers each. Rows that Postgres refuses must not fail their neighbours: the group is halved
 // until the one is alone, and that one is kept in quarantine.
 func (r *Recorder) commit(ctx context.Context, group []*waiting) {
-	var recorded []recordedFailure
+	var out *outcome
 	run := func(doubtful bool) error {
 		return r.store.InIngest(ctx, func(in *store.Ingest) (err error) {
 			in.Doubtful = doubtful
-			recorded, err = r.record(ctx, in, group)
+			out, err = r.record(ctx, in, group)
 			return err
 		})
 	}
@@ -235,10 +245,8 @@ func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	case err == nil || !store.IsDataError(err):
 		if err != nil {
 			r.log.Error("recording.failed", zap.Int("deliveries", len(group)), zap.Error(err))
-			recorded = nil // it was rolled back, as far as anybody knows
-		}
-		for _, f := range recorded {
-			r.told(f)
+		} else {
+			r.recorded(out)
 		}
 		for _, w := range group {
 			w.answer <- err
@@ -279,8 +287,8 @@ func storable(s string) string {
 }
 
 // record derives what a group comes to, and saves it.
-func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waiting) ([]recordedFailure, error) {
-	out := outcome{due: make(map[time.Time][]string)}
+func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waiting) (*outcome, error) {
+	out := &outcome{}
 	var facts []*Fact
 	payments, invoices := make(map[PaymentKey]bool), make(map[PaymentKey]bool)
 	for _, w := range group {
@@ -309,26 +317,32 @@ func (r *Recorder) record(ctx context.Context, in *store.Ingest, group []*waitin
 		return customerKey(a).Compare(customerKey(b))
 	})
 	if len(facts) > 0 {
-		if err := r.derive(ctx, in, facts, payments, invoices, &out); err != nil {
+		if err := r.derive(ctx, in, facts, payments, invoices, out); err != nil {
 			return nil, err
 		}
 	}
-	for at, ids := range out.due {
-		mails := store.Job{Queue: job.QueueMail, At: at, Args: job.DeliverMails{NotificationIDs: ids}}
-		if len(ids) == 1 {
-			mails.Args = job.DeliverMail{NotificationID: ids[0]}
-		}
-		out.Jobs = append(out.Jobs, mails)
+	return out, in.Save(ctx, out.Changes)
+}
+
+// send has a held mail sent when it is due. Most mails will be over by then, and a job for each would cost more than its
+// notification: those of about one moment share one, whoever wrote it.
+func (r *Recorder) send(n *store.Notification, now time.Time, out *outcome) {
+	if n.DueAt.Sub(now) < soon {
+		out.Jobs = append(out.Jobs, store.Job{Queue: job.QueueMail, At: n.DueAt, Args: job.DeliverMail{NotificationID: n.ID}})
+		return
 	}
-	return out.recorded, in.Save(ctx, out.Changes)
+	due := job.DueWith(n.DueAt)
+	r.mu.Lock()
+	known := r.rings[due.Until]
+	r.mu.Unlock()
+	if !known && !slices.Contains(out.Due, due) {
+		out.Due = append(out.Due, due)
+	}
 }
 
 // outcome is what a group comes to.
 type outcome struct {
 	store.Changes
-	// due are the held mails that need a job, by when they are due. Those of one moment share one: most will be over by
-	// then, and a job for each would cost more than its notification.
-	due      map[time.Time][]string
 	recorded []recordedFailure
 }
 
@@ -452,7 +466,7 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		}
 		held := known && old.Status == store.Held
 		if d.Payment.Status == Failing && (!held || !old.DueAt.Equal(n.DueAt) || p.Payment.Status != Failing) {
-			out.due[n.DueAt] = append(out.due[n.DueAt], n.ID)
+			r.send(n, now, out)
 		}
 		if !held && r.looksUp(d, loaded) {
 			out.Jobs = append(out.Jobs, lookUp(d.Payment, now))
@@ -541,6 +555,24 @@ func lookUp(p store.Payment, now time.Time) store.Job {
 			PaymentID: p.PaymentID, Source: p.Source, Account: p.Account, Livemode: p.Livemode,
 			Customer: p.Customer, Invoice: p.Invoice, Intent: p.PaymentIntent,
 		},
+	}
+}
+
+// recorded tells of what is committed.
+func (r *Recorder) recorded(out *outcome) {
+	for _, f := range out.recorded {
+		r.told(f)
+	}
+	if len(out.Due) == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.rings) >= maxRings {
+		clear(r.rings)
+	}
+	for _, due := range out.Due {
+		r.rings[due.Until] = true
 	}
 }
 

@@ -134,9 +134,17 @@ func TestAProvisionalAttemptIsAbsorbedByItsCharge(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE charge = 'ch_1'`))
 }
 
-// mailsWithJobs counts mails as often as jobs name them.
-const mailsWithJobs = `SELECT count(*) FROM (SELECT args->>'notification_id' FROM river_job WHERE kind = 'deliver_mail'
-	UNION ALL SELECT jsonb_array_elements_text(args->'notification_ids') FROM river_job WHERE kind = 'deliver_mails') AS mails`
+// mailsWithJobs counts mails as often as there is a job to send them.
+const mailsWithJobs = `SELECT count(*) FROM notifications n JOIN river_job j ON args->>'notification_id' = n.id
+	OR n.due_at <= (args->>'until')::timestamptz AND n.due_at > (args->>'until')::timestamptz - interval '2 s' WHERE n.channel = 'email'`
+
+// loseJobs takes all jobs away, and what the recorder remembers of them.
+func (b bench) loseJobs(t *testing.T) {
+	t.Helper()
+	_, err := b.store.Pool().Exec(t.Context(), `DELETE FROM river_job`)
+	require.NoError(t, err)
+	clear(b.recorder.rings)
+}
 
 func TestConcurrentCopiesOnTwoReplicasMakeOneRowEach(t *testing.T) {
 	t.Parallel()
@@ -166,6 +174,64 @@ func TestConcurrentCopiesOnTwoReplicasMakeOneRowEach(t *testing.T) {
 	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM attempts`))
 	require.Equal(t, 40, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email'`))
 	require.Equal(t, 40, b.count(t, mailsWithJobs))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))
+}
+
+func TestMailsOfAboutOneMomentShareAJobOfAllReplicas(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	other := bench{store: b.store, recorder: newRecorder(t, b.store)}
+	for i, replica := range []bench{b, b, other} {
+		f := chargeFailed(i, "insufficient_funds")
+		f.PaymentID = fmt.Sprintf("pi_%d", i)
+		replica.record(t, f)
+		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'deliver_due' AND state = 'scheduled'`))
+		require.Equal(t, i+1, b.count(t, mailsWithJobs))
+	}
+}
+
+func TestAJobThatAnotherGroupDidNotCommitIsWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	other, err := b.store.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	var rows string
+	require.NoError(t, other.QueryRow(t.Context(), `SELECT jsonb_agg(j)::text FROM river_job j`).Scan(&rows))
+	b.loseJobs(t)
+	_, err = other.Exec(t.Context(), `INSERT INTO river_job SELECT * FROM jsonb_populate_recordset(NULL::river_job, $1::text::jsonb)`, rows)
+	require.NoError(t, err)
+	f := chargeFailed(2, "insufficient_funds")
+	f.PaymentID, f.ReceivedAt = "pi_2", time.Time{}
+	recorded := make(chan error, 1)
+	go func() { recorded <- b.recorder.Record(t.Context(), Delivery{Facts: []Fact{f}}) }()
+	require.Eventually(t, func() bool {
+		return b.count(t, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'`) == 1
+	}, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, other.Rollback(t.Context()))
+	require.NoError(t, <-recorded)
+	require.Equal(t, 2, b.count(t, mailsWithJobs))
+}
+
+func TestAMailThatIsDueSoonHasAJobOfItsOwn(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.recorder.policy.Hold, b.recorder.policy.HoldWeak = soon-time.Millisecond, soon-time.Millisecond
+	b.record(t, chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job JOIN notifications n ON args->>'notification_id' = n.id AND scheduled_at = due_at`))
+}
+
+func TestAGroupThatWasNotCommittedLeavesNoMemoryOfItsJob(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, err := b.store.Pool().Exec(t.Context(), `ALTER TABLE river_job RENAME TO away`)
+	require.NoError(t, err)
+	require.Error(t, b.recorder.Record(t.Context(), Delivery{Facts: []Fact{chargeFailed(1, "insufficient_funds")}}))
+	_, err = b.store.Pool().Exec(t.Context(), `ALTER TABLE away RENAME TO river_job`)
+	require.NoError(t, err)
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	require.Equal(t, 1, b.count(t, mailsWithJobs))
 }
 
 func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
@@ -353,13 +419,15 @@ func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
 			b.record(t, chargeFailed(1, "insufficient_funds"))
+			require.Equal(t, 1, b.count(t, mailsWithJobs))
 			_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET `+c.set+` WHERE channel = 'email'`)
 			require.NoError(t, err)
+			b.loseJobs(t)
 			b.record(t, chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"))
 			var got string
 			require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT status || ' ' || reason FROM notifications WHERE channel = 'email'`).Scan(&got))
 			require.Equal(t, c.want, got)
-			require.Equal(t, 1, b.count(t, mailsWithJobs))
+			require.Zero(t, b.count(t, mailsWithJobs))
 		})
 	}
 }
@@ -385,9 +453,10 @@ func TestASupersededMailIsLookedAtAgainOnceItsPaymentIsForSomethingElse(t *testi
 			require.NoError(t, err)
 			b.record(t, charge)
 			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'canceled'`))
+			b.loseJobs(t)
 			b.record(t, intent)
 			require.Zero(t, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'canceled'`))
-			require.Equal(t, 2, b.count(t, mailsWithJobs))
+			require.Equal(t, 1, b.count(t, mailsWithJobs))
 		})
 	}
 }

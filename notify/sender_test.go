@@ -2,19 +2,23 @@ package notify
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
 	"rebound/store"
+	"rebound/store/job"
 	"rebound/store/seal"
 	"rebound/store/storetest"
 )
@@ -531,6 +535,53 @@ func TestAMailWhoseJobWasLostIsRequeued(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id), "once per period")
 }
 
+func TestAMailWhoseMomentHasAJobIsNotRequeued(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	b.clock.forward(time.Second) // from a whole moment
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	due := b.notification(t, id).DueAt
+	b.clock.forward(time.Minute + overdue + time.Second)
+	look := s.Watcher()
+	for _, c := range []struct {
+		until time.Time
+		jobs  int
+	}{{due.Add(time.Second), 1}, {due.Add(3 * time.Second), 2}, {due.Add(-time.Second), 2}} {
+		b.exec(t, `DELETE FROM river_job`)
+		b.exec(t, `UPDATE notifications SET updated_at = created_at`)
+		args, err := json.Marshal(job.DeliverDue{Until: c.until})
+		require.NoError(t, err)
+		b.exec(t, `INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts) VALUES ('deliver_due', $1, 'mail', $2, 'scheduled', 25)`, args, c.until)
+		look(t.Context())
+		require.Equal(t, c.jobs, b.count(t, `SELECT count(*) FROM river_job`), "the job of %s", c.until)
+	}
+}
+
+func TestTheJobOfAMomentMakesOneForEachOfItsMailsThatIsStillHeld(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	require.NoError(t, s.Start(t.Context()))
+	var ids []string
+	for i := range 8 { // due every half second
+		ids = append(ids, b.failing(t, fmt.Sprint("pi_", i), "buyer@example.com"))
+		b.clock.forward(500 * time.Millisecond)
+	}
+	due := job.DueWith(b.notification(t, ids[4]).DueAt)
+	require.Equal(t, start.Add(time.Minute+2*time.Second), due.Until)
+	require.Equal(t, due, job.DueWith(b.notification(t, ids[1]).DueAt))
+	require.NotEqual(t, due, job.DueWith(b.notification(t, ids[0]).DueAt))
+	b.exec(t, `UPDATE notifications SET status = 'canceled' WHERE id = $1`, ids[2])
+	b.exec(t, `UPDATE notifications SET owner = 7 WHERE id = $1`, ids[3])
+
+	require.NoError(t, (&dueWorker{sender: s}).Work(t.Context(), &river.Job[job.DeliverDue]{Args: due}))
+	var made string
+	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT string_agg(args->>'notification_id', ' ' ORDER BY id) FROM river_job
+		WHERE kind = 'deliver_mail' AND state = 'available'`).Scan(&made))
+	require.Equal(t, ids[1]+" "+ids[4], made)
+}
+
 func TestAMailWhoseJobIsPutOffIsNotRequeued(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -544,7 +595,7 @@ func TestAMailWhoseJobIsPutOffIsNotRequeued(t *testing.T) {
 			id := b.failing(t, "pi_1", "buyer@example.com")
 			b.clock.forward(time.Minute + overdue + time.Second)
 			b.exec(t, `INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts)
-				VALUES ('deliver_mails', jsonb_build_object('notification_ids', jsonb_build_array('nt_0', $1::text)), 'mail', $2, 'scheduled', 25)`, id, b.clock.now().Add(c.in))
+				VALUES ('deliver_mail', jsonb_build_object('notification_id', $1::text), 'mail', $2, 'scheduled', 25)`, id, b.clock.now().Add(c.in))
 			s.Watcher()(t.Context())
 			require.Equal(t, c.jobs, b.count(t, `SELECT count(*) FROM river_job`))
 		})

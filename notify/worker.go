@@ -56,12 +56,19 @@ func (s *Sender) JobTimeout() time.Duration {
 }
 
 type dueWorker struct {
-	river.WorkerDefaults[job.DeliverMails]
+	river.WorkerDefaults[job.DeliverDue]
 	sender *Sender
 }
 
-func (w *dueWorker) Work(ctx context.Context, j *river.Job[job.DeliverMails]) error {
-	return w.sender.Store.QueueDue(ctx, j.Args.NotificationIDs)
+// dueRetry is when a moment's job that failed comes again. River's own wait grows to weeks, and all mails of the moment would
+// share it.
+const dueRetry = 10 * time.Second
+
+// NextRetry is River's question.
+func (w *dueWorker) NextRetry(*river.Job[job.DeliverDue]) time.Time { return time.Now().Add(dueRetry) }
+
+func (w *dueWorker) Work(ctx context.Context, j *river.Job[job.DeliverDue]) error {
+	return w.sender.Store.QueueDue(ctx, j.Args)
 }
 
 type wakeWorker struct {

@@ -16,6 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river"
+
+	"rebound/store/job"
 )
 
 var (
@@ -75,7 +77,8 @@ type Changes struct {
 	Customers                         []Customer
 	Quarantined                       []Quarantined
 	Jobs                              []Job
-	News                              []string // payment ids whose open checkout streams are to be told
+	Due                               []job.DeliverDue // far enough ahead that none is over before the commit
+	News                              []string         // payment ids whose open checkout streams are to be told
 }
 
 // Job is work for later.
@@ -463,6 +466,9 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	for _, id := range c.News {
 		b.Queue(`SELECT pg_notify($1, $2)`, CheckoutChannel, id)
 	}
+	if err := queueDue(b, c.Due); err != nil {
+		return err
+	}
 	b.Queue(`COMMIT`)
 	if err := in.send(ctx, b); err != nil {
 		return fmt.Errorf("saving %d payments: %w", len(c.Payments), err)
@@ -503,6 +509,23 @@ func queueJobs(b *pgx.Batch, jobs []Job, now time.Time) error {
 		SELECT j.kind, j.args::jsonb, j.queue, j.at, CASE WHEN j.at > $5 THEN 'scheduled' ELSE 'available' END::river_job_state, $6
 		FROM (SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[])) AS j(kind, args, queue, at)`,
 		kinds, args, queues, times, now, river.MaxAttemptsDefault)
+	return nil
+}
+
+// queueDue adds the statements that write jobs of a moment, where there is none yet: no two with one key are scheduled at a time.
+// They are the last, and in order, since another group that has the same to write waits for this one's commit.
+func queueDue(b *pgx.Batch, due []job.DeliverDue) error {
+	slices.SortFunc(due, func(x, y job.DeliverDue) int { return x.Until.Compare(y.Until) })
+	for _, d := range due {
+		args, err := json.Marshal(d)
+		if err != nil {
+			return fmt.Errorf("writing a job %s: %w", d.Kind(), err)
+		}
+		// The key holds while the job is in the states that the bits name: the first is "scheduled".
+		b.Queue(`INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts, unique_key, unique_states)
+			VALUES ($1, $2::text::jsonb, $3, $4, 'scheduled', $5, $6, B'10000000') ON CONFLICT DO NOTHING`,
+			d.Kind(), string(args), job.QueueMail, d.Until, river.MaxAttemptsDefault, []byte(d.Kind()+" "+d.Until.Format(time.RFC3339)))
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -216,22 +217,32 @@ func mailJobAt(id string, at time.Time) river.InsertManyParams {
 	return river.InsertManyParams{Args: job.DeliverMail{NotificationID: id}, InsertOpts: &river.InsertOpts{Queue: job.QueueMail, ScheduledAt: at}}
 }
 
-// QueueDue gives each of the mails that is still held, and that nobody has claimed, a job of its own.
-func (s *Store) QueueDue(ctx context.Context, ids []string) error {
+// jobsAtOnce is how many jobs one statement writes.
+const jobsAtOnce = 1000
+
+const dueMailsSQL = `SELECT id FROM notifications WHERE status = 'held' AND channel = 'email' AND owner = 0 AND due_at > $1 AND due_at <= $2
+	ORDER BY due_at, id`
+
+// QueueDue gives each of a moment's mails that is still held, and that nobody has claimed, a job of its own.
+func (s *Store) QueueDue(ctx context.Context, due job.DeliverDue) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT id FROM notifications WHERE id = ANY($1) AND status = 'held' AND owner = 0 ORDER BY due_at, id`, ids)
+		rows, err := tx.Query(ctx, dueMailsSQL, due.After(), due.Until)
 		if err != nil {
 			return err
 		}
 		held, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil || len(held) == 0 {
+		if err != nil {
 			return err
 		}
-		_, err = s.jobs.InsertManyTx(ctx, tx, mailJobs(held))
-		return err
+		for some := range slices.Chunk(held, jobsAtOnce) {
+			if _, err := s.jobs.InsertManyTx(ctx, tx, mailJobs(some)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("queueing %d due mails: %w", len(ids), err)
+		return fmt.Errorf("queueing the mails that are due by %s: %w", due.Until.Format(time.RFC3339), err)
 	}
 	return nil
 }

@@ -251,9 +251,9 @@ const (
 // withoutJob returns those of the mails that no job is to come for. It reads the jobs of all mails that are due: an index by
 // their arguments would cost every failure something, this costs a look.
 func (s *Store) withoutJob(ctx context.Context, mails []MailPlace, snooze time.Duration) (ids []string, err error) {
-	without := make(map[string]bool, len(mails))
+	without := make(map[string]time.Time, len(mails))
 	for _, m := range mails {
-		without[m.ID] = true
+		without[m.ID] = m.DueAt
 	}
 	now := s.Now()
 	err = s.withJobs(ctx, without, dueJobsSQL, job.QueueMail, river.PriorityDefault, now)
@@ -266,8 +266,8 @@ func (s *Store) withoutJob(ctx context.Context, mails []MailPlace, snooze time.D
 	return slices.Sorted(maps.Keys(without)), nil
 }
 
-// withJobs takes away the mails that the jobs of a query are for.
-func (s *Store) withJobs(ctx context.Context, mails map[string]bool, sql string, args ...any) error {
+// withJobs takes away the mails, by when each is due, that the jobs of a query are for.
+func (s *Store) withJobs(ctx context.Context, mails map[string]time.Time, sql string, args ...any) error {
 	if len(mails) == 0 {
 		return nil
 	}
@@ -279,14 +279,14 @@ func (s *Store) withJobs(ctx context.Context, mails map[string]bool, sql string,
 	for len(mails) > 0 && rows.Next() {
 		var is struct {
 			job.DeliverMail
-			job.DeliverMails
+			job.DeliverDue
 		}
 		if err := rows.Scan(&is); err != nil {
 			return err
 		}
 		delete(mails, is.NotificationID)
-		for _, id := range is.NotificationIDs {
-			delete(mails, id)
+		if !is.Until.IsZero() {
+			maps.DeleteFunc(mails, func(_ string, at time.Time) bool { return at.After(is.After()) && !at.After(is.Until) })
 		}
 	}
 	rows.Close() // what is left is only passed over

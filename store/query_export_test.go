@@ -16,6 +16,7 @@ var (
 	NotificationsSQL = notificationsSQL
 	IdleOwnersSQL    = idleOwnersSQL
 	DueJobsSQL       = dueJobsSQL
+	DueMailsSQL      = dueMailsSQL
 	LaterJobsSQL     = laterJobsSQL
 	CustomersSQL     = customersSQL
 	ByIndexes        = byIndexes

@@ -41,7 +41,7 @@ func TestMailsHeldAtAKillGoOutExactlyOnceAfterARestart(t *testing.T) {
 	t.Parallel()
 	const payments = 20
 	peer := smtptest.New(t, smtptest.Options{})
-	env := serveEnv(storetest.New(t), newKey(), peer, setting{"NOTIFY_HOLD", "4s"}, setting{"NOTIFY_HOLD_WEAK", "4s"})
+	env := serveEnv(storetest.New(t), newKey(), peer, setting{"NOTIFY_HOLD", "31s"}, setting{"NOTIFY_HOLD_WEAK", "31s"}) // long enough to share a job
 	r, cmd := spawn(t, env)
 	for i := range payments {
 		p, err := sample.Build("charge-only", sample.Params{Seed: uint64(i), Now: time.Now(), Email: fmt.Sprintf("held-%d@example.com", i)})

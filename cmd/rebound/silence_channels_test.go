@@ -241,11 +241,12 @@ func (s *silence) rows() func(b *bystander) string {
 	found, err := s.store.Pool().Query(s.t.Context(), `SELECT n.payment_id, concat_ws('|', n.channel, n.template, n.status, n.reason, n.due_at, n.sent_at,
 			length(n.customer), n.locale, n.shown_code, n.owner, n.tries, length(n.message_id), length(n.id), length(n.mailbox), n.created_at, n.updated_at,
 			j.alarms)
-		FROM notifications n LEFT JOIN (
-			-- Mails that are due at once may share an alarm.
-			SELECT coalesce(args->>'notification_id', shared.id) AS id, string_agg(concat_ws(' ', queue, state, scheduled_at, priority, max_attempts), ';' ORDER BY river_job.id) AS alarms
-			FROM river_job LEFT JOIN LATERAL jsonb_array_elements_text(args->'notification_ids') AS shared(id) ON true GROUP BY 1
-		) j ON j.id = n.id
+		FROM notifications n LEFT JOIN LATERAL (
+			SELECT string_agg(concat_ws(' ', queue, state, scheduled_at, priority, max_attempts), ';' ORDER BY river_job.id) AS alarms
+			-- Mails that are due at about the same moment may share an alarm.
+			FROM river_job WHERE args->>'notification_id' = n.id OR n.channel = 'email' AND n.status = 'held'
+				AND n.due_at <= (args->>'until')::timestamptz AND n.due_at > (args->>'until')::timestamptz - interval '2 s'
+		) j ON true
 		ORDER BY n.payment_id, n.channel, n.template`)
 	require.NoError(s.t, err)
 	defer found.Close()

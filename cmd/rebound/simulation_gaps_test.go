@@ -35,10 +35,13 @@ func TestAMailAndADeliveryAtOnceSpoilNothing(t *testing.T) {
 func (s *history) mailInGap(gap int, a *process, works func(*process), b *process, intrudes func(*process)) bool {
 	s.empty()
 	s.begin()
+	s.gaps++
+	s.advance(time.Duration(s.gaps) * time.Minute) // a moment that no process remembers
 	a.free.Store(true)
 	s.deliver(a, 0)
-	a.free.Store(false)
 	s.advance(time.Hour)
+	require.True(s.t, s.mail(a), "no moment has come") // its job makes the mail's own
+	a.free.Store(false)
 	if !s.inGap(gap, a, works, b, intrudes) {
 		return false
 	}
@@ -138,6 +141,8 @@ func TestADecisionThatComesWhileAMailIsClaimedIsNotLost(t *testing.T) {
 	s.deliver(a, 0)
 	s.finishAll()
 	s.advance(time.Hour)
+	require.True(t, s.mail(a)) // the moment's job, which makes the mail's own
+	s.finishAll()
 	require.True(t, s.mail(a))
 	for !strings.HasPrefix(a.held, "smtp to") {
 		s.release(a, answer{})

@@ -20,6 +20,7 @@ import (
 	"rebound/handler"
 	"rebound/notify"
 	"rebound/store"
+	"rebound/store/job"
 	"rebound/webhook"
 )
 
@@ -302,18 +303,19 @@ func (s *history) mail(p *process) bool {
 		Args []byte
 	}
 	jobs := rows(s, pgx.RowToStructByPos[fetched], `UPDATE river_job SET state = 'running', attempt = attempt + 1 WHERE id = (
-		SELECT id FROM river_job WHERE kind LIKE 'deliver_mail%' AND (state IN ('available', 'scheduled', 'retryable') OR state = 'running' AND $3)
+		SELECT id FROM river_job WHERE kind LIKE 'deliver_%' AND (state IN ('available', 'scheduled', 'retryable') OR state = 'running' AND $3)
 		AND scheduled_at <= $1 ORDER BY args::text, id OFFSET $2 LIMIT 1) RETURNING id, args`, s.time(), skip, stuck)
 	if len(jobs) == 0 {
 		return false
 	}
 	var args struct {
-		ID  string   `json:"notification_id"`
-		IDs []string `json:"notification_ids"` // of a job that makes one of each
+		ID string `json:"notification_id"`
+		job.DeliverDue
 	}
 	require.NoError(s.t, json.Unmarshal(jobs[0].Args, &args))
 	name := value[string](s, `SELECT 'mail ' || coalesce(string_agg(template || ' of ' || payment_id, ', ' ORDER BY id), '') FROM notifications
-		WHERE id = ANY($1)`, append(args.IDs, args.ID))
+		WHERE id = $1 OR channel = 'email' AND due_at > $2 AND due_at <= $3`, args.ID, args.After(), args.Until)
+	due := rows(s, pgx.RowTo[string], `SELECT id FROM notifications WHERE channel = 'email' AND due_at > $1 AND due_at <= $2`, args.After(), args.Until)
 	p.mail = args.ID
 	var again time.Duration
 	s.start(p, task{name: name, finish: func(ok bool) {
@@ -327,11 +329,11 @@ func (s *history) mail(p *process) bool {
 		}
 		if ok {
 			require.Empty(s.t, rows(s, pgx.RowTo[string], `SELECT id FROM notifications n WHERE id = ANY($1) AND status = 'held' AND owner = 0
-				AND NOT EXISTS (SELECT FROM river_job WHERE args->>'notification_id' = n.id)`, args.IDs), "I6: mails that nothing would send in time")
+				AND NOT EXISTS (SELECT FROM river_job WHERE args->>'notification_id' = n.id)`, due), "I6: mails that nothing would send in time")
 		}
 	}}, func(ctx context.Context) (err error) {
 		if args.ID == "" {
-			return p.store.QueueDue(ctx, args.IDs)
+			return p.store.QueueDue(ctx, args.DeliverDue)
 		}
 		again, err = p.sender.Deliver(ctx, args.ID)
 		return err

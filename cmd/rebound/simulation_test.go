@@ -110,6 +110,7 @@ func wantedSeeds(t *testing.T) (first, n uint64) {
 
 // history is one seed's run.
 type history struct {
+	gaps    int // mailInGap's
 	t       *testing.T
 	ctx     context.Context
 	db      *pgxpool.Pool // of the simulation itself: it sees all, and meets no faults
@@ -300,7 +301,7 @@ func (s *history) calm() {
 			s.finishAll()
 			quiet = 0
 		}
-		if len(s.open) > 0 || value[int](s, `SELECT count(*) FROM river_job WHERE kind LIKE 'deliver_mail%' AND state <> 'running'`) > 0 {
+		if len(s.open) > 0 || value[int](s, `SELECT count(*) FROM river_job WHERE kind LIKE 'deliver_%' AND state <> 'running'`) > 0 {
 			quiet = 0
 		}
 		s.jump()
@@ -309,7 +310,7 @@ func (s *history) calm() {
 
 // jump moves the clock to the next job. It returns false where there is none.
 func (s *history) jump() bool {
-	at := value[*time.Time](s, `SELECT min(scheduled_at) FROM river_job WHERE kind LIKE 'deliver_mail%' AND state <> 'running'`)
+	at := value[*time.Time](s, `SELECT min(scheduled_at) FROM river_job WHERE kind LIKE 'deliver_%' AND state <> 'running'`)
 	if at != nil && at.After(s.time()) {
 		s.advance(at.Sub(s.time()))
 	}

@@ -1,6 +1,8 @@
 // Package job holds the arguments of River jobs. They are stored in clear, so they hold ids, never addresses.
 package job
 
+import "time"
+
 // DeliverMail sends one notification by mail if it is still due, which the claim decides, not the job.
 type DeliverMail struct {
 	NotificationID string `json:"notification_id"`
@@ -9,13 +11,29 @@ type DeliverMail struct {
 // Kind names the job in the queue.
 func (DeliverMail) Kind() string { return "deliver_mail" }
 
-// DeliverMails makes a DeliverMail for each of the notifications, due at the same moment, that are still held then.
-type DeliverMails struct {
-	NotificationIDs []string `json:"notification_ids"`
+// duePeriod is how far apart the moments are at which mails that are due become jobs: what a mail may be late by, and what
+// failures by the hundred a second share.
+const duePeriod = 2 * time.Second
+
+// DeliverDue makes a DeliverMail for each mail that became due in the two seconds up to a moment, and is still held then.
+type DeliverDue struct {
+	Until time.Time `json:"until"`
 }
 
 // Kind names the job in the queue.
-func (DeliverMails) Kind() string { return "deliver_mails" }
+func (DeliverDue) Kind() string { return "deliver_due" }
+
+// DueWith is the job that all mails of about this moment share.
+func DueWith(dueAt time.Time) DeliverDue {
+	until := dueAt.UTC().Truncate(duePeriod)
+	if until.Before(dueAt) {
+		until = until.Add(duePeriod)
+	}
+	return DeliverDue{Until: until}
+}
+
+// After is the moment before the first at which a mail of the job may be due.
+func (j DeliverDue) After() time.Time { return j.Until.Add(-duePeriod) }
 
 // LookUpContact asks the provider's API for what the events of a payment do not say: the customer's address and
 // language, the invoice.
