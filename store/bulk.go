@@ -169,8 +169,17 @@ func (c arrayCodec) PlanEncode(m *pgtype.Map, oid uint32, format int16, value an
 
 type asItIs struct{}
 
+// Encode adds the array to what was encoded before it. Where it stands behind that already, as arrays lays the columns of a
+// statement out, nothing is copied.
 func (asItIs) Encode(value any, buf []byte) ([]byte, error) {
-	return append(buf, value.(encodedArray)...), nil
+	array := value.(encodedArray)
+	if len(buf) == 0 {
+		return array, nil
+	}
+	if end := len(buf) + len(array); end <= cap(buf) && &buf[:end][len(buf)] == &array[0] {
+		return buf[:end], nil
+	}
+	return append(slices.Clip(buf), array...), nil // clipped: what lies behind may be another column
 }
 
 // takeEncodedArrays has a connection take them.
@@ -189,13 +198,12 @@ func takeEncodedArrays(_ context.Context, c *pgx.Conn) error {
 // roomForRow is about what a row takes in the arrays, in bytes.
 const roomForRow = 768
 
-// arrays turns rows into one array per column, in the order of the columns.
+// arrays turns rows into one array per column, in the order of the columns and in one piece of memory.
 func (t table[T]) arrays(rows []*T) ([]any, error) {
-	args := make([]any, len(t.columns))
+	args, ends := make([]any, len(t.columns)), make([]int, len(t.columns))
 	out := make([]byte, 0, roomForRow*len(rows))
 	var err error
 	for i, c := range t.columns {
-		start := len(out)
 		for _, head := range []uint32{1, 0, c.sql.oid, uint32(len(rows)), 1} { //nolint:gosec // dimensions, flags, type, length, first index
 			out = binary.BigEndian.AppendUint32(out, head)
 		}
@@ -204,7 +212,11 @@ func (t table[T]) arrays(rows []*T) ([]any, error) {
 				return nil, fmt.Errorf("writing %s: %w", t.name, err)
 			}
 		}
-		args[i] = encodedArray(out[start:])
+		ends[i] = len(out)
+	}
+	start := 0
+	for i, end := range ends { // now that out is not moved any more
+		args[i], start = encodedArray(out[start:end]), end
 	}
 	return args, nil
 }

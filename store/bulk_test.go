@@ -116,3 +116,22 @@ func TestTextThatCannotBeStoredIsADataErrorWhereverItStands(t *testing.T) {
 		}
 	}
 }
+
+func TestAGroupThatOutgrowsItsConnectionsRoomIsWrittenWhole(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	for group, rows := range []int{2, 400, 3} { // on one connection, which keeps its room
+		facts := make([]store.Fact, rows)
+		for i := range facts {
+			facts[i] = store.Fact{
+				PaymentKey: store.PaymentKey{PaymentID: fmt.Sprint("pi_", group), Source: "stripe"}, EventID: fmt.Sprint("evt_", i),
+				EventType: "charge.failed", ErrorMessage: strings.Repeat(fmt.Sprint(i%10), 3000),
+			}
+		}
+		require.NoError(t, s.InIngest(t.Context(), func(in *store.Ingest) error { return in.Save(t.Context(), store.Changes{Facts: facts}) }))
+		var whole int
+		require.NoError(t, s.Pool().QueryRow(t.Context(), `SELECT count(*) FROM facts WHERE payment_id = $1 AND detail::json->>'em' =
+			repeat((substr(event_id, 5)::int % 10)::text, 3000)`, fmt.Sprint("pi_", group)).Scan(&whole))
+		require.Equal(t, rows, whole)
+	}
+}
