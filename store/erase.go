@@ -229,7 +229,7 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 	changed := false
 	for i := range facts {
 		f := &facts[i]
-		changed = changed || f.Contact != nil || slices.ContainsFunc([]string{f.Customer, f.MethodID, f.Fingerprint}, isName)
+		changed = changed || f.names()
 		s.anonymise(f)
 	}
 	for i := range payments {
@@ -240,9 +240,7 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 		s.anonymiseFields(&t.Customer, &t.MethodID, &t.Fingerprint, &t.ErrorMessage, &t.ErrorLogURL)
 	}
 	b = &pgx.Batch{}
-	err := factTable.queue(b, pointers(facts), `ON CONFLICT (payment_id, source, account, livemode, event_id, event_type, api_version) DO UPDATE SET
-		contact = NULL, detail = EXCLUDED.detail`)
-	if err != nil {
+	if err := factTable.queue(b, pointers(facts), eraseFacts); err != nil {
 		return err
 	}
 	if err := paymentTable.queue(b, pointers(payments), savePayments); err != nil {
@@ -384,6 +382,11 @@ const pseudonymPrefix = "erased_"
 
 // IsPseudonym tells whether an id stands for one that was erased.
 func IsPseudonym(id string) bool { return strings.HasPrefix(id, pseudonymPrefix) }
+
+// names tells whether a stored fact says who somebody is.
+func (f *Fact) names() bool {
+	return f.Contact != nil || slices.ContainsFunc([]string{f.Customer, f.MethodID, f.Fingerprint}, isName)
+}
 
 func isName(word string) bool { return word != "" && !IsPseudonym(word) }
 

@@ -43,6 +43,8 @@ type Ingest struct {
 		payments map[PaymentKey]bool
 		ids      map[string]bool // of attempts and notifications
 	}
+	// Facts that stand with what an erasure takes, since they were stored before anything said whose their payment is.
+	overtaken []*Fact
 	// Doubtful makes no use of what Load has found: each row is written whether or not there is one.
 	Doubtful bool
 }
@@ -238,7 +240,9 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
-	for _, p := range l.Payments {
+	before := make(map[PaymentKey]int, len(in.found.payments)) // facts that are stored
+	for k, p := range l.Payments {
+		before[k] = len(p.Facts)
 		for _, f := range p.Facts { // an erasure may not have come to them yet
 			gone.anonymise(f)
 		}
@@ -259,9 +263,12 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		}
 		l.add(own)
 	}
-	for _, p := range l.Payments {
+	for k, p := range l.Payments {
 		if slices.ContainsFunc(p.Facts, func(f *Fact) bool { return IsPseudonym(f.Customer) }) {
-			for _, f := range p.Facts { // those too that do not say whose they are
+			for i, f := range p.Facts { // those too that do not say whose they are
+				if i < before[k] && f.names() {
+					in.overtaken = append(in.overtaken, f)
+				}
 				in.store.anonymise(f)
 			}
 		}
@@ -428,6 +435,8 @@ func sorted(keys []PaymentKey) []PaymentKey {
 }
 
 var (
+	eraseFacts = `ON CONFLICT (payment_id, source, account, livemode, event_id, event_type, api_version) DO UPDATE SET
+		contact = NULL, detail = EXCLUDED.detail`
 	savePayments = `ON CONFLICT (payment_id, source, account, livemode) DO UPDATE SET ` +
 		paymentTable.excluded("payment_id", "source", "account", "livemode", "created_at")
 	saveAttempts = `ON CONFLICT (id) DO UPDATE SET ` + attemptTable.excluded("id", "payment_id", "source", "account", "livemode")
@@ -456,6 +465,7 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 	}
 	if err := errors.Join(
 		queueByNovelty(in, b, factTable, c.Facts, `ON CONFLICT DO NOTHING`, func(*Fact) bool { return false }),
+		factTable.queue(b, in.overtaken, eraseFacts),
 		queueByNovelty(in, b, paymentTable, c.Payments, savePayments, func(p *Payment) bool { return in.found.payments[p.PaymentKey] }),
 	); err != nil {
 		return err
