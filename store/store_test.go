@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -30,6 +31,23 @@ func TestWorkThatFollowsWorkGoesToTheSamePostgresProcess(t *testing.T) {
 	for range 50 {
 		require.Equal(t, last, served(t, s))
 	}
+}
+
+func TestWhoeverAsksAfterConnectionsBrokeAtRestIsAnswered(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	s := openPool(t, dsn, 4)
+	admin, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	pid := served(t, s)
+	require.Eventually(t, func() (rested bool) {
+		require.NoError(t, admin.QueryRow(t.Context(), `SELECT clock_timestamp() - state_change > '150 ms' FROM pg_stat_activity WHERE pid = $1`, pid).Scan(&rested))
+		return rested
+	}, 10*time.Second, 10*time.Millisecond)
+	_, err = admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	require.NoError(t, err)
+	require.NotEqual(t, pid, served(t, s))
 }
 
 func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
