@@ -96,7 +96,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 			got := plan(t, conn, q.sql, q.args)
 			require.NotRegexp(t, `Index Scan using attempts_payment on attempts a(_\d)?\n *Index Cond: \(\(source`, got, "%s, %s: all attempts", state.name, q.name)
 			for _, index := range q.indexes {
-				require.Regexp(t, `Index (Only )?Scan using `+index+` `, got, "%s, %s", state.name, q.name)
+				require.Regexp(t, `Index (Only )?Scan (Backward )?using `+index+` `, got, "%s, %s", state.name, q.name)
 			}
 			require.NotRegexp(t, "Seq Scan|Bitmap|Gather|Hash|Merge", got, "%s, %s", state.name, q.name)
 		}
