@@ -62,7 +62,7 @@ func (p Policy) Decide(d Derived, now time.Time) []store.Notification {
 		return nil
 	}
 	newest := d.Failed[len(d.Failed)-1]
-	var out []store.Notification
+	out := make([]store.Notification, 0, 2) // as a rule
 	for _, a := range d.Failed {
 		if a.row.Presence == OnSession {
 			out = append(out, p.checkoutNotice(d, a, now))

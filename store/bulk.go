@@ -24,6 +24,7 @@ type table[T any] struct {
 	names   string // c1, c2, …
 	unnest  string // unnest($1::text[]), unnest($2::…), …
 	params  string // $1, $2, …
+	room    int    // what a row takes in the arrays, in bytes, as a rule
 }
 
 type column struct {
@@ -38,8 +39,8 @@ type column struct {
 // each row's checked again would cost more than an index.
 const detailColumn = "detail"
 
-func newTable[T any](name string) table[T] {
-	return table[T]{name: name, columns: columnsOf(reflect.TypeFor[T]())}.written()
+func newTable[T any](name string, room int) table[T] {
+	return table[T]{name: name, columns: columnsOf(reflect.TypeFor[T]()), room: room}.written()
 }
 
 // without is the table for rows in which some columns keep their defaults.
@@ -195,13 +196,10 @@ func takeEncodedArrays(_ context.Context, c *pgx.Conn) error {
 	return nil
 }
 
-// roomForRow is about what a row takes in the arrays, in bytes.
-const roomForRow = 768
-
 // arrays turns rows into one array per column, in the order of the columns and in one piece of memory.
 func (t table[T]) arrays(rows []*T) ([]any, error) {
 	args, ends := make([]any, len(t.columns)), make([]int, len(t.columns))
-	out := make([]byte, 0, roomForRow*len(rows))
+	out := make([]byte, 0, t.room*len(rows))
 	var err error
 	for i, c := range t.columns {
 		for _, head := range []uint32{1, 0, c.sql.oid, uint32(len(rows)), 1} { //nolint:gosec // dimensions, flags, type, length, first index

@@ -21,10 +21,10 @@ import (
 )
 
 var (
-	factTable         = newTable[Fact]("facts")
-	paymentTable      = newTable[Payment]("payments")
-	attemptTable      = newTable[Attempt]("attempts")
-	notificationTable = newTable[Notification]("notifications")
+	factTable         = newTable[Fact]("facts", 1024)
+	paymentTable      = newTable[Payment]("payments", 320)
+	attemptTable      = newTable[Attempt]("attempts", 1536)
+	notificationTable = newTable[Notification]("notifications", 384)
 	// newNotifications leaves out what only a sender or a reader sets: each column costs every row.
 	newNotifications = notificationTable.without("next_try_at", "owner", "tries", "mailbox", "new_mailbox", "read_at")
 )
