@@ -102,7 +102,7 @@ CREATE TABLE attempts (
 
     detail text NOT NULL -- store.Attempt as JSON, by the short names of its tags; what is empty is left out
 ) WITH (fillfactor = 80);
-CREATE INDEX attempts_payment ON attempts (payment_id, source, account, livemode);
+CREATE INDEX attempts_payment ON attempts (payment_id); -- which hardly ever is in two accounts
 -- Ascending, though it is read from its end: what grows at its end leaves full pages behind, and finds its place at once.
 CREATE INDEX attempts_newest ON attempts (occurred_at, id) WHERE result = 'failed';
 CREATE INDEX attempts_customer ON attempts (key_second(customer, occurred_at) DESC) WHERE result = 'failed' AND customer <> '';
@@ -136,7 +136,7 @@ CREATE TABLE notifications (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL
 ) WITH (fillfactor = 90);
-CREATE INDEX notifications_payment ON notifications (payment_id, source, account, livemode);
+CREATE INDEX notifications_payment ON notifications (payment_id);
 CREATE INDEX notifications_held ON notifications (due_at) WHERE status = 'held';
 CREATE INDEX notifications_owner ON notifications (owner) WHERE owner <> 0;
 CREATE INDEX notifications_inbox ON notifications (key_second(customer, created_at) DESC) WHERE channel = 'inbox' AND customer <> '';

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -53,6 +54,9 @@ var ofCard = keyed{"attempts a", cardKey, "a.occurred_at", "a.result = 'failed' 
 
 var ledgerColumns = attemptTable.selected("a")
 
+// barringCodes are those that bar a card at any network: the index attempts_card_code knows no others.
+var barringCodes = "'" + strings.Join(decline.BarringCodes(""), "', '") + "'"
+
 // cardUsesSQL reads, each by its index and each bounded: the newest attempts on a card; the newest on a payment; and one
 // attempt per card and code that bars it. Arguments: cards as n, source, account, livemode, key; since; payments as n,
 // source, account, livemode, payment id; barring codes as n, source, account, livemode, key, code, network.
@@ -69,14 +73,14 @@ UNION ALL
 SELECT p.n, 'payment', t.* FROM unnest($7::bigint[], $8::text[], $9::text[], $10::boolean[], $11::text[]) AS p(n, source, account, livemode, payment_id)
 CROSS JOIN LATERAL (
 	SELECT ` + ledgerColumns + ` FROM attempts a
-	WHERE a.payment_id = p.payment_id AND a.source = p.source AND a.account = p.account AND a.livemode = p.livemode AND a.result = 'failed'
-	ORDER BY a.occurred_at DESC LIMIT $19) t
+	WHERE a.payment_id = p.payment_id AND a.source = p.source AND a.account = p.account AND a.livemode = p.livemode AND a.result || '' = 'failed'
+	ORDER BY ` + unindexed + ` DESC LIMIT $19) t
 UNION ALL
 SELECT b.n, 'barred', t.* FROM unnest($12::bigint[], $13::text[], $14::text[], $15::boolean[], $16::text[], $17::text[], $18::text[])
 	AS b(n, source, account, livemode, key, code, network)
 CROSS JOIN LATERAL (
 	SELECT ` + ledgerColumns + ` FROM attempts a
-	WHERE a.result = 'failed' AND a.network_decline_code <> '' AND ` + cardKey + ` = b.key AND a.network_decline_code = b.code
+	WHERE a.result = 'failed' AND a.network_decline_code IN (` + barringCodes + `) AND ` + cardKey + ` = b.key AND a.network_decline_code = b.code
 	AND a.source = b.source AND a.account = b.account AND a.livemode = b.livemode
 	AND (b.network = '' OR lower(COALESCE(NULLIF(a.network, ''), a.brand)) IN ('', lower(b.network)))
 	LIMIT 1) t`

@@ -154,6 +154,10 @@ func TestTheLedgerIsReadByItsIndexes(t *testing.T) {
 			FROM generate_series(1, 20000) i', names, empties);
 	END $$`)
 	require.NoError(t, err)
+	for name, value := range store.ByIndexes { // as every connection of the store has it
+		_, err := conn.Exec(ctx, "SELECT set_config($1, $2, false)", name, value)
+		require.NoError(t, err)
+	}
 	sql, args := store.CardUsesSQL([]store.Attempt{declined("a"), declined("b")}, ledgerNow)
 	for _, state := range []struct{ name, sql string }{
 		{"with statistics", "ANALYZE attempts"},
@@ -164,6 +168,8 @@ func TestTheLedgerIsReadByItsIndexes(t *testing.T) {
 		require.NoError(t, err, state.name)
 		for name, explained := range map[string]func() (pgx.Rows, error){
 			"a plan for these arguments": func() (pgx.Rows, error) {
+				_, err := conn.Exec(ctx, "SET plan_cache_mode = force_custom_plan")
+				require.NoError(t, err)
 				return conn.Query(ctx, "EXPLAIN (COSTS OFF) "+sql, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 			},
 			"a plan for any": func() (pgx.Rows, error) {
@@ -179,10 +185,9 @@ func TestTheLedgerIsReadByItsIndexes(t *testing.T) {
 			got := strings.Join(lines, "\n")
 			require.NotContains(t, got, "Seq Scan", "%s, %s:\n%s", state.name, name, got)
 			require.NotContains(t, got, "attempts_newest", "%s, %s:\n%s", state.name, name, got)
-			// Either kind of index scan will do.
-			require.Regexp(t, `Index Scan (using|on) attempts_card( |\n)`, got, "%s, %s", state.name, name)
-			require.Regexp(t, `Index Scan (using|on) attempts_card_code( |\n)`, got, "%s, %s", state.name, name)
-			require.Contains(t, got, "attempts_payment", "%s, %s", state.name, name)
+			for _, index := range []string{"attempts_card", "attempts_card_code", "attempts_payment"} {
+				require.Contains(t, got, "Index Scan using "+index+" ", "%s, %s", state.name, name)
+			}
 		}
 	}
 }
