@@ -249,3 +249,16 @@ func TestANewPaymentOfSomebodyErasedIsAnonymousInWhateverOrderItsEventsCome(t *t
 		require.NotContains(t, state, "pm_")
 	}
 }
+
+func TestAnEventThatQuotedSomebodyErasedBeforeItsPaymentWasKnownIsErased(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	c.erase(t, store.Erasure{Customer: "cus_OeT7bG0x4kQ2Za"})
+	charge, intent := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+	charge.Customer, charge.MethodID, charge.Fingerprint, intent.Customer = "", "", "", "cus_OeT7bG0x4kQ2Za"
+	charge.ErrorMessage = "No mandate for jenny@example.com (cus_OeT7bG0x4kQ2Za)."
+	c.record(t, charge)
+	require.NotEmpty(t, c.names(t, "cus_OeT7bG0x4kQ2Za", "jenny@example.com"))
+	c.record(t, intent)
+	require.Empty(t, c.names(t, "cus_OeT7bG0x4kQ2Za", "jenny@example.com"))
+}

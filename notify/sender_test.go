@@ -546,15 +546,19 @@ func TestAMailWhoseMomentHasAJobIsNotRequeued(t *testing.T) {
 	look := s.Watcher()
 	for _, c := range []struct {
 		until time.Time
+		state string
 		jobs  int
-	}{{due.Add(time.Second), 1}, {due.Add(3 * time.Second), 2}, {due.Add(-time.Second), 2}} {
+	}{
+		{due.Add(time.Second), "scheduled", 1}, {due.Add(3 * time.Second), "scheduled", 2}, {due.Add(-time.Second), "scheduled", 2},
+		{due.Add(time.Second), "available", 1}, {due.Add(time.Second), "retryable", 2},
+	} {
 		b.exec(t, `DELETE FROM river_job`)
 		b.exec(t, `UPDATE notifications SET updated_at = created_at`)
 		args, err := json.Marshal(job.DeliverDue{Until: c.until})
 		require.NoError(t, err)
-		b.exec(t, `INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts) VALUES ('deliver_due', $1, 'mail', $2, 'scheduled', 25)`, args, c.until)
+		b.exec(t, `INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts) VALUES ('deliver_due', $1, 'mail', $2, $3, 25)`, args, c.until, c.state)
 		look(t.Context())
-		require.Equal(t, c.jobs, b.count(t, `SELECT count(*) FROM river_job`), "the job of %s", c.until)
+		require.Equal(t, c.jobs, b.count(t, `SELECT count(*) FROM river_job`), "the %s job of %s", c.state, c.until)
 	}
 }
 
@@ -580,6 +584,17 @@ func TestTheJobOfAMomentMakesOneForEachOfItsMailsThatIsStillHeld(t *testing.T) {
 	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT string_agg(args->>'notification_id', ' ' ORDER BY id) FROM river_job
 		WHERE kind = 'deliver_mail' AND state = 'available'`).Scan(&made))
 	require.Equal(t, ids[1]+" "+ids[4], made)
+}
+
+func TestAMomentOfMoreMailsThanOneStatementWritesHasAJobForEach(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.exec(t, `INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object('id', 'nt_' || i))).*
+		FROM notifications n, generate_series(1, 2500) i WHERE n.id = $1`, id)
+	require.NoError(t, s.Store.QueueDue(t.Context(), job.DueWith(b.notification(t, id).DueAt)))
+	require.Equal(t, 2501, b.count(t, `SELECT count(DISTINCT args->>'notification_id') FROM river_job WHERE kind = 'deliver_mail'`))
 }
 
 func TestAMailWhoseJobIsPutOffIsNotRequeued(t *testing.T) {

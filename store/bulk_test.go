@@ -128,7 +128,13 @@ func TestAGroupThatOutgrowsItsConnectionsRoomIsWrittenWhole(t *testing.T) {
 				EventType: "charge.failed", ErrorMessage: strings.Repeat(fmt.Sprint(i%10), 3000),
 			}
 		}
-		require.NoError(t, s.InIngest(t.Context(), func(in *store.Ingest) error { return in.Save(t.Context(), store.Changes{Facts: facts}) }))
+		save := func() error {
+			return s.InIngest(t.Context(), func(in *store.Ingest) error { return in.Save(t.Context(), store.Changes{Facts: facts}) })
+		}
+		facts[rows-1].APIVersion = "\x00"
+		require.True(t, store.IsDataError(save()), "what is rolled back leaves nothing for the next")
+		facts[rows-1].APIVersion = ""
+		require.NoError(t, save())
 		var whole int
 		require.NoError(t, s.Pool().QueryRow(t.Context(), `SELECT count(*) FROM facts WHERE payment_id = $1 AND detail::json->>'em' =
 			repeat((substr(event_id, 5)::int % 10)::text, 3000)`, fmt.Sprint("pi_", group)).Scan(&whole))

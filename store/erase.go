@@ -228,9 +228,7 @@ func (w *erasing) payment(ctx context.Context, tx pgx.Tx, k PaymentKey) error {
 	}
 	changed := false
 	for i := range facts {
-		f := &facts[i]
-		changed = changed || f.names()
-		s.anonymise(f)
+		changed = s.anonymise(&facts[i]) || changed
 	}
 	for i := range payments {
 		payments[i].Customer = s.pseudonym(payments[i].Customer)
@@ -383,11 +381,6 @@ const pseudonymPrefix = "erased_"
 // IsPseudonym tells whether an id stands for one that was erased.
 func IsPseudonym(id string) bool { return strings.HasPrefix(id, pseudonymPrefix) }
 
-// names tells whether a stored fact says who somebody is.
-func (f *Fact) names() bool {
-	return f.Contact != nil || slices.ContainsFunc([]string{f.Customer, f.MethodID, f.Fingerprint}, isName)
-}
-
 func isName(word string) bool { return word != "" && !IsPseudonym(word) }
 
 // pseudonym stands for an id that was erased: the same for the same id, so that what belonged together still does, and
@@ -399,10 +392,15 @@ func (s *Store) pseudonym(id string) string {
 	return s.hasher.ID(pseudonymPrefix, "pseudonym", id)
 }
 
-// anonymise takes the identity out of a fact.
-func (s *Store) anonymise(f *Fact) {
+// anonymise takes the identity out of a fact, and tells whether there was any.
+func (s *Store) anonymise(f *Fact) (changed bool) {
+	said := func() [5]string {
+		return [...]string{f.Customer, f.MethodID, f.Fingerprint, f.ErrorMessage, f.ErrorLogURL}
+	}
+	before, reachable := said(), f.Addresses != nil || f.Contact != nil
 	s.anonymiseFields(&f.Customer, &f.MethodID, &f.Fingerprint, &f.ErrorMessage, &f.ErrorLogURL)
 	f.Addresses, f.Contact = nil, nil
+	return reachable || said() != before
 }
 
 // anonymiseFields replaces ids by pseudonyms, in the texts too that may quote them, or an address. A message may also

@@ -43,7 +43,8 @@ type Ingest struct {
 		payments map[PaymentKey]bool
 		ids      map[string]bool // of attempts and notifications
 	}
-	// Facts that stand with what an erasure takes, since they were stored before anything said whose their payment is.
+	// Facts that stand with what an erasure takes, since they were stored before anything said whose their payment is. What
+	// they led to is derived anew.
 	overtaken []*Fact
 	// Doubtful makes no use of what Load has found: each row is written whether or not there is one.
 	Doubtful bool
@@ -61,7 +62,8 @@ type Loaded struct {
 // LoadedPayment is one payment with all that hangs on it.
 type LoadedPayment struct {
 	Payment       Payment // as stored before this group
-	Facts         []*Fact // the group's own included
+	Facts         []*Fact // the group's own included, at the end
+	stored        int     // facts before those
 	Notifications []Notification
 	AttemptIDs    []string
 	Streams       bool // an open checkout stream waits for news
@@ -129,7 +131,7 @@ func (r room) Encode(written []byte) ([]byte, error) { return append(r[:0], writ
 func (room) Decode([]byte) error                     { return nil }
 func (room) Frontend()                               {}
 
-// giveRoom gives a connection the room that it has always had for its requests.
+// giveRoom gives a connection the room for its requests that it had for those before.
 func giveRoom(c *pgconn.PgConn) {
 	const key = "rebound.room"
 	r, ok := c.CustomData()[key].(room)
@@ -240,9 +242,8 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
-	before := make(map[PaymentKey]int, len(in.found.payments)) // facts that are stored
-	for k, p := range l.Payments {
-		before[k] = len(p.Facts)
+	for _, p := range l.Payments {
+		p.stored = len(p.Facts)
 		for _, f := range p.Facts { // an erasure may not have come to them yet
 			gone.anonymise(f)
 		}
@@ -263,13 +264,12 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		}
 		l.add(own)
 	}
-	for k, p := range l.Payments {
+	for _, p := range l.Payments {
 		if slices.ContainsFunc(p.Facts, func(f *Fact) bool { return IsPseudonym(f.Customer) }) {
 			for i, f := range p.Facts { // those too that do not say whose they are
-				if i < before[k] && f.names() {
+				if in.store.anonymise(f) && i < p.stored {
 					in.overtaken = append(in.overtaken, f)
 				}
-				in.store.anonymise(f)
 			}
 		}
 	}
@@ -546,7 +546,8 @@ func queueJobs(b *pgx.Batch, jobs []Job, now time.Time) error {
 }
 
 // queueDue adds the statements that write jobs of a moment, where there is none yet: no two with one key are scheduled at a time.
-// They are the last, and in order, since another group that has the same to write waits for this one's commit.
+// They are the last, and in order, since another group that has the same to write waits for this one's commit. Such a job may
+// never be put off by its worker: scheduled again it could stand beside a newer one of its key, and River drops both.
 func queueDue(b *pgx.Batch, due []job.DeliverDue) error {
 	slices.SortFunc(due, func(x, y job.DeliverDue) int { return x.Until.Compare(y.Until) })
 	for _, d := range due {

@@ -19,7 +19,7 @@ type Refusal string
 // The refusals.
 const (
 	NotHeld    Refusal = "not_held"    // sent, ended, or claimed by another process
-	NotDue     Refusal = "not_due"     // a job of its own will come when it is
+	NotDue     Refusal = "not_due"     // another job comes: at its time, or, if this clock is behind, from the look for lost ones
 	NotFailing Refusal = "not_failing" // the payment is pending or over
 	StreamOpen Refusal = "stream_open" // the customer is at the checkout page now, and reads it there
 	Superseded Refusal = "superseded"  // a later success or a settled invoice made it pointless

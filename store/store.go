@@ -132,7 +132,7 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 }
 
 // restful is the rest after which a connection is tried before it is used. Postgres takes about as long to come back from a
-// crash, so whoever asks when it is back does not meet a connection that the crash broke.
+// crash, so whoever asks when it is back does not meet a connection that the crash broke. Who asks now and then pays a round trip for it.
 const restful = 100 * time.Millisecond
 
 // notReadOnlyAgain gives up a session that is read-only and was so at an earlier use: it may stay so long after the server is

@@ -11,8 +11,8 @@ type DeliverMail struct {
 // Kind names the job in the queue.
 func (DeliverMail) Kind() string { return "deliver_mail" }
 
-// duePeriod is how far apart the moments are at which mails that are due become jobs: what a mail may be late by, and what
-// failures by the hundred a second share.
+// duePeriod is how far apart the moments are at which mails that are due become jobs: what a mail may be late by,
+// beside the queue's own five, and what failures by the hundred a second share.
 const duePeriod = 2 * time.Second
 
 // DeliverDue makes a DeliverMail for each mail that became due in the two seconds up to a moment, and is still held then.
