@@ -589,11 +589,10 @@ func TestTheJobOfAMomentMakesOneForEachOfItsMailsThatIsStillHeld(t *testing.T) {
 func TestAMomentOfMoreMailsThanOneStatementWritesHasAJobForEach(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	s := b.sender(t)
 	id := b.failing(t, "pi_1", "buyer@example.com")
 	b.exec(t, `INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object('id', 'nt_' || i))).*
 		FROM notifications n, generate_series(1, 2500) i WHERE n.id = $1`, id)
-	require.NoError(t, s.Store.QueueDue(t.Context(), job.DueWith(b.notification(t, id).DueAt)))
+	require.NoError(t, b.store.QueueDue(t.Context(), job.DueWith(b.notification(t, id).DueAt)))
 	require.Equal(t, 2501, b.count(t, `SELECT count(DISTINCT args->>'notification_id') FROM river_job WHERE kind = 'deliver_mail'`))
 }
 

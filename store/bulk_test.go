@@ -117,6 +117,24 @@ func TestTextThatCannotBeStoredIsADataErrorWhereverItStands(t *testing.T) {
 	}
 }
 
+func TestColumnsAreThemselvesInWhateverOrderAStatementTakesThem(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	columns, err := store.FactArrays([]store.Fact{
+		{PaymentKey: store.PaymentKey{PaymentID: "pi_1", Source: "stripe", Account: "acct_1"}},
+		{PaymentKey: store.PaymentKey{PaymentID: "pi_2", Source: "frame"}},
+	})
+	require.NoError(t, err)
+	for _, order := range [][3]int{{0, 1, 2}, {1, 0, 2}, {0, 2, 1}, {0, 0, 1}, {2, 1, 0}} {
+		var got [3][]string
+		require.NoError(t, s.Pool().QueryRow(t.Context(), `SELECT $1::text[], $2::text[], $3::text[]`,
+			columns[order[0]], columns[order[1]], columns[order[2]]).Scan(&got[0], &got[1], &got[2]))
+		for i, column := range order {
+			require.Equal(t, [][]string{{"pi_1", "pi_2"}, {"stripe", "frame"}, {"acct_1", ""}}[column], got[i], "%v", order)
+		}
+	}
+}
+
 func TestAGroupThatOutgrowsItsConnectionsRoomIsWrittenWhole(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)

@@ -21,3 +21,6 @@ var (
 	CustomersSQL     = customersSQL
 	ByIndexes        = byIndexes
 )
+
+// FactArrays are the columns of facts as a group's insert has them: payment ids, sources, accounts, …
+func FactArrays(facts []Fact) ([]any, error) { return factTable.arrays(pointers(facts)) }

@@ -138,60 +138,6 @@ func TestACardUnderAttackIsReadInPart(t *testing.T) {
 	require.Equal(t, "visa:category_1", d.LimitedBy)
 }
 
-func TestTheLedgerIsReadByItsIndexes(t *testing.T) {
-	t.Parallel()
-	ctx := t.Context()
-	conn, err := pgx.Connect(ctx, storetest.New(t))
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = conn.Close(ctx) })
-	// Every column is NOT NULL; what the plans do not look at gets the empty value of its type.
-	_, err = conn.Exec(ctx, `DO $$ DECLARE names text; empties text; BEGIN
-		SELECT string_agg(column_name, ', '), string_agg(CASE data_type WHEN 'text' THEN '''''' WHEN 'bigint' THEN '0' WHEN 'boolean' THEN 'false' WHEN 'json' THEN '''{}''' ELSE 'now()' END, ', ')
-		INTO names, empties FROM information_schema.columns WHERE table_name = 'attempts' AND is_nullable = 'NO'
-		AND column_name NOT IN ('id', 'payment_id', 'source', 'livemode', 'result', 'occurred_at', 'fingerprint', 'network', 'network_decline_code');
-		EXECUTE format('INSERT INTO attempts (id, payment_id, source, livemode, result, occurred_at, fingerprint, network, network_decline_code, %s)
-			SELECT ''fl_'' || i, ''pi_'' || i / 2, ''stripe'', true, ''failed'', now() - i * interval ''1 s'', ''fp_'' || i %% 5000, ''visa'', ''51'', %s
-			FROM generate_series(1, 20000) i', names, empties);
-	END $$`)
-	require.NoError(t, err)
-	for name, value := range store.ByIndexes { // as every connection of the store has it
-		_, err := conn.Exec(ctx, "SELECT set_config($1, $2, false)", name, value)
-		require.NoError(t, err)
-	}
-	sql, args := store.CardUsesSQL([]store.Attempt{declined("a"), declined("b")}, ledgerNow)
-	for _, state := range []struct{ name, sql string }{
-		{"with statistics", "ANALYZE attempts"},
-		{"without", "DELETE FROM pg_statistic WHERE starelid IN ('attempts'::regclass, 'attempts_card'::regclass, 'attempts_card_code'::regclass)"},
-		{"of a table that was never counted", "UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname LIKE 'attempts%'"},
-	} {
-		_, err := conn.Exec(ctx, state.sql)
-		require.NoError(t, err, state.name)
-		for name, explained := range map[string]func() (pgx.Rows, error){
-			"a plan for these arguments": func() (pgx.Rows, error) {
-				_, err := conn.Exec(ctx, "SET plan_cache_mode = force_custom_plan")
-				require.NoError(t, err)
-				return conn.Query(ctx, "EXPLAIN (COSTS OFF) "+sql, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
-			},
-			"a plan for any": func() (pgx.Rows, error) {
-				_, err := conn.Exec(ctx, "DEALLOCATE ALL; SET plan_cache_mode = force_generic_plan; PREPARE ledger AS "+sql)
-				require.NoError(t, err)
-				return conn.Query(ctx, "EXPLAIN (COSTS OFF) EXECUTE ledger(NULL"+strings.Repeat(", NULL", len(args)-1)+")", pgx.QueryExecModeExec)
-			},
-		} {
-			rows, err := explained()
-			require.NoError(t, err)
-			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-			require.NoError(t, err)
-			got := strings.Join(lines, "\n")
-			require.NotContains(t, got, "Seq Scan", "%s, %s:\n%s", state.name, name, got)
-			require.NotContains(t, got, "attempts_newest", "%s, %s:\n%s", state.name, name, got)
-			for _, index := range []string{"attempts_card", "attempts_card_code", "attempts_payment"} {
-				require.Contains(t, got, "Index Scan using "+index+" ", "%s, %s", state.name, name)
-			}
-		}
-	}
-}
-
 func TestEachStepCanBeTakenBackAndAllMadeAgain(t *testing.T) {
 	t.Parallel()
 	ctx, dsn := t.Context(), storetest.New(t)

@@ -94,7 +94,6 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 		require.NoError(t, err, state.name)
 		for _, q := range questions {
 			got := plan(t, conn, q.sql, q.args)
-			require.NotRegexp(t, `Index Scan using attempts_payment on attempts a(_\d)?\n *Index Cond: \(\(source`, got, "%s, %s: all attempts", state.name, q.name)
 			for _, index := range q.indexes {
 				require.Regexp(t, `Index (Only )?Scan (Backward )?using `+index+` `, got, "%s, %s", state.name, q.name)
 			}
@@ -140,9 +139,9 @@ func fill(t *testing.T, conn *pgx.Conn, n int) {
 	_, err := conn.Exec(t.Context(), `DO $$ DECLARE names text; empties text; BEGIN
 		SELECT string_agg(column_name, ', '), string_agg(CASE data_type WHEN 'text' THEN '''''' WHEN 'bigint' THEN '0' WHEN 'boolean' THEN 'false' WHEN 'json' THEN '''{}''' ELSE 'now()' END, ', ')
 		INTO names, empties FROM information_schema.columns WHERE table_name = 'attempts' AND is_nullable = 'NO'
-		AND column_name NOT IN ('id', 'payment_id', 'source', 'livemode', 'result', 'occurred_at', 'charge', 'customer');
-		EXECUTE format('INSERT INTO attempts (id, payment_id, source, livemode, result, occurred_at, charge, customer, %s)
-			SELECT ''fl_'' || i, ''pi_'' || i, ''stripe'', true, ''failed'', now() - i * interval ''1 s'', ''ch_'' || i, ''cus_'' || i %% (20000 / 20), %s
+		AND column_name NOT IN ('id', 'payment_id', 'source', 'livemode', 'result', 'occurred_at', 'charge', 'customer', 'fingerprint');
+		EXECUTE format('INSERT INTO attempts (id, payment_id, source, livemode, result, occurred_at, charge, customer, fingerprint, %s)
+			SELECT ''fl_'' || i, ''pi_'' || i, ''stripe'', true, ''failed'', now() - i * interval ''1 s'', ''ch_'' || i, ''cus_'' || i %% (20000 / 20), ''fp_'' || i %% 5000, %s
 			FROM generate_series(1, 20000) i', names, empties);
 	END $$`)
 	require.NoError(t, err)

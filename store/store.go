@@ -123,7 +123,7 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	setDefault(params, "idle_in_transaction_session_timeout", "2s")
 	config.AfterConnect = takeEncodedArrays
 	config.PrepareConn = notReadOnlyAgain
-	config.ShouldPing = func(_ context.Context, c pgxpool.ShouldPingParams) bool { return c.IdleDuration > restful }
+	config.ShouldPing = func(_ context.Context, c pgxpool.ShouldPingParams) bool { return c.IdleDuration > longRest }
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres: %w", err)
@@ -131,9 +131,10 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	return pool, nil
 }
 
-// restful is the rest after which a connection is tried before it is used. Postgres takes about as long to come back from a
-// crash, so whoever asks when it is back does not meet a connection that the crash broke. Who asks now and then pays a round trip for it.
-const restful = 100 * time.Millisecond
+// longRest is the rest after which a connection is tried before it is used. Postgres takes about as long to come back from a
+// crash, so whoever asks when it is back does not meet a connection that the crash broke. Who asks now and then pays a round
+// trip for it.
+const longRest = 100 * time.Millisecond
 
 // notReadOnlyAgain gives up a session that is read-only and was so at an earlier use: it may stay so long after the server is
 // not, and the next one is to be a new one. It looks before the use, not after it, since the pool would do that in the

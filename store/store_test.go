@@ -33,30 +33,32 @@ func TestWorkThatFollowsWorkGoesToTheSamePostgresProcess(t *testing.T) {
 	}
 }
 
-func TestWhoeverAsksAfterConnectionsBrokeAtRestIsAnswered(t *testing.T) {
-	t.Parallel()
+// openBesideAdmin opens a store, and a session that its connections have nothing to do with.
+func openBesideAdmin(t *testing.T) (*store.Store, *pgx.Conn) {
+	t.Helper()
 	dsn := storetest.New(t)
-	s := openPool(t, dsn, 4)
 	admin, err := pgx.Connect(t.Context(), dsn)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	return openPool(t, dsn, 4), admin
+}
+
+func TestWhoeverAsksAfterConnectionsBrokeAtRestIsAnswered(t *testing.T) {
+	t.Parallel()
+	s, admin := openBesideAdmin(t)
 	pid := served(t, s)
 	require.Eventually(t, func() (rested bool) {
 		require.NoError(t, admin.QueryRow(t.Context(), `SELECT clock_timestamp() - state_change > '150 ms' FROM pg_stat_activity WHERE pid = $1`, pid).Scan(&rested))
 		return rested
 	}, 10*time.Second, 10*time.Millisecond)
-	_, err = admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.NoError(t, err)
 	require.NotEqual(t, pid, served(t, s))
 }
 
 func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
 	t.Parallel()
-	dsn := storetest.New(t)
-	s := openPool(t, dsn, 4)
-	admin, err := pgx.Connect(t.Context(), dsn)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	s, admin := openBesideAdmin(t)
 	set := func(value string) {
 		_, err := admin.Exec(t.Context(), `SET default_transaction_read_only = off`)
 		require.NoError(t, err)
