@@ -104,29 +104,14 @@ func naive(e *echo.Echo) error {
 			if _, err := tx.Exec(ctx, `INSERT INTO naive_events VALUES ($1, $2, $3, $4, $5)`, event.ID, string(event.Type), event.APIVersion, event.Created, body); err != nil {
 				return err
 			}
-			var f naiveFailure
-			switch event.Type {
-			case "charge.failed":
-				var ch stripe.Charge
-				if err := json.Unmarshal(event.Data.Raw, &ch); err != nil {
-					return err
-				}
-				f = naiveOfCharge(&ch)
-			default:
-				var pi stripe.PaymentIntent
-				if err := json.Unmarshal(event.Data.Raw, &pi); err != nil {
-					return err
-				}
-				f = naiveFailure{payment: pi.ID, amount: pi.Amount, currency: string(pi.Currency)}
-				if pi.LastPaymentError != nil {
-					f.code, f.decline = string(pi.LastPaymentError.Code), string(pi.LastPaymentError.DeclineCode)
-				}
-			}
-			if _, err := tx.Exec(ctx, naiveInsert, event.ID, f.payment, f.charge, f.customer, f.amount, f.currency, f.code, f.decline, f.outcome, f.reason,
-				f.network, f.risk, f.brand, f.last4, f.country, f.funding, f.fingerprint, f.expMonth, f.expYear, event.Livemode, event.Account, "soft", "issuer", time.Now()); err != nil {
+			f, err := naiveOf(event)
+			if err != nil {
 				return err
 			}
-			_, err := tx.Exec(ctx, `INSERT INTO naive_jobs (event_id, kind, args, run_at) VALUES ($1, 'mail', '{}', now() + interval '1 minute')`, event.ID)
+			if _, err := tx.Exec(ctx, naiveInsert, append([]any{event.ID}, append(f.values(), time.Now())...)...); err != nil {
+				return err
+			}
+			_, err = tx.Exec(ctx, `INSERT INTO naive_jobs (event_id, kind, args, run_at) VALUES ($1, 'mail', '{}', now() + interval '1 minute')`, event.ID)
 			return err
 		})
 		if err != nil {
@@ -139,8 +124,31 @@ func naive(e *echo.Echo) error {
 
 type naiveFailure struct {
 	payment, charge, customer, currency, code, decline, outcome, reason, network, risk string
-	brand, last4, country, funding, fingerprint                                        string
+	brand, last4, country, funding, fingerprint, account                               string
 	amount, expMonth, expYear                                                          int64
+	livemode                                                                           bool
+}
+
+func naiveOf(event stripe.Event) (f naiveFailure, err error) {
+	switch event.Type {
+	case "charge.failed":
+		var ch stripe.Charge
+		if err = json.Unmarshal(event.Data.Raw, &ch); err != nil {
+			return f, err
+		}
+		f = naiveOfCharge(&ch)
+	default:
+		var pi stripe.PaymentIntent
+		if err = json.Unmarshal(event.Data.Raw, &pi); err != nil {
+			return f, err
+		}
+		f = naiveFailure{payment: pi.ID, amount: pi.Amount, currency: string(pi.Currency)}
+		if pi.LastPaymentError != nil {
+			f.code, f.decline = string(pi.LastPaymentError.Code), string(pi.LastPaymentError.DeclineCode)
+		}
+	}
+	f.livemode, f.account = event.Livemode, event.Account
+	return f, nil
 }
 
 func naiveOfCharge(ch *stripe.Charge) naiveFailure {
@@ -161,6 +169,12 @@ func naiveOfCharge(ch *stripe.Charge) naiveFailure {
 	return f
 }
 
+// values are the columns of naive_failures between the event's id and the time.
+func (f naiveFailure) values() []any {
+	return []any{f.payment, f.charge, f.customer, f.amount, f.currency, f.code, f.decline, f.outcome, f.reason, f.network, f.risk,
+		f.brand, f.last4, f.country, f.funding, f.fingerprint, f.expMonth, f.expYear, f.livemode, f.account, "soft", "issuer"}
+}
+
 const naiveSchema = `
 CREATE TABLE naive_events (id text PRIMARY KEY, type text, api_version text, created bigint, body bytea);
 CREATE TABLE naive_failures (event_id text PRIMARY KEY, payment text, charge text, customer text, amount bigint, currency text, code text, decline text,
@@ -172,14 +186,38 @@ CREATE INDEX ON naive_jobs (run_at);`
 
 const naiveInsert = `INSERT INTO naive_failures VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24)`
 
-// pgbenchScript writes the naive handler's rows without HTTP, signature or JSON.
-const pgbenchScript = `\set n random(1, 2000000000)
+// pgbenchScript writes the naive handler's rows of an event without HTTP, signature or JSON. The body is the event's own: one of
+// equal bytes would be no row of that handler, since Postgres compresses it to nearly nothing.
+func pgbenchScript(t *testing.T, body []byte) string {
+	t.Helper()
+	var event stripe.Event
+	require.NoError(t, json.Unmarshal(body, &event))
+	f, err := naiveOf(event)
+	require.NoError(t, err)
+	text := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+	bytea := text(strings.NewReplacer(`\`, `\\`, ":", `\072`).Replace(string(body))) // a colon begins a variable of pgbench's
+	const id = `md5(:n::text || :client_id::text || clock_timestamp()::text)`
+	values := []string{id}
+	for _, v := range f.values() {
+		switch v := v.(type) {
+		case string:
+			if strings.HasPrefix(v, "pi_") || strings.HasPrefix(v, "ch_") || strings.HasPrefix(v, "cus_") {
+				values = append(values, text(v[:len(v)-10])+` || lpad(:n::text, 10, '0')`) // each its own, as long as it was
+				continue
+			}
+			values = append(values, text(v))
+		default:
+			values = append(values, fmt.Sprint(v))
+		}
+	}
+	return fmt.Sprintf(`\set n random(1, 2000000000)
 BEGIN;
-INSERT INTO naive_events VALUES (md5(:n::text || :client_id::text || clock_timestamp()::text), 'charge.failed', '2024-06-20', 1790000000, decode(repeat('61', 3072), 'hex'));
-INSERT INTO naive_failures VALUES (md5(:n::text || :client_id::text || clock_timestamp()::text), 'pi_' || :n, 'ch_' || :n, 'cus_' || :n, 4200, 'usd', 'card_declined', 'insufficient_funds', 'issuer_declined', 'insufficient_funds', 'declined_by_network', 'normal', 'visa', '4242', 'US', 'credit', 'fp', 4, 2031, false, '', 'soft', 'issuer', now());
-INSERT INTO naive_jobs (event_id, kind, args, run_at) VALUES ('evt_' || :n, 'mail', '{}', now() + interval '1 minute');
+INSERT INTO naive_events VALUES (%s, %s, %s, %d, %s);
+INSERT INTO naive_failures VALUES (%s, now());
+INSERT INTO naive_jobs (event_id, kind, args, run_at) VALUES (%s, 'mail', '{}', now() + interval '1 minute');
 COMMIT;
-`
+`, id, text(string(event.Type)), text(event.APIVersion), event.Created, bytea, strings.Join(values, ", "), id)
+}
 
 // arena is the private Postgres of a run.
 type arena struct {
@@ -256,18 +294,24 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// bodies are those of the two events that tell of a failed payment, 3.3 and 3.9 KB, indented as Stripe sends them.
+func bodies(t *testing.T, seed uint64, now time.Time) (two [][]byte) {
+	t.Helper()
+	p, err := sample.Build("authentication", sample.Params{Seed: seed, Now: now})
+	require.NoError(t, err)
+	for _, e := range []sample.Event{p.Events[0], p.Events[2]} {
+		two = append(two, e.Body)
+	}
+	return two
+}
+
 // requests are signed requests, ready to be written to a connection.
 func requests(t *testing.T, seed uint64, n int) [][]byte {
 	t.Helper()
 	out := make([][]byte, 0, n)
 	now := time.Now()
 	for i := uint64(0); len(out) < n; i++ {
-		p, err := sample.Build("authentication", sample.Params{Seed: seed<<32 + i, Now: now})
-		require.NoError(t, err)
-		for _, e := range []sample.Event{p.Events[0], p.Events[2]} {
-			var compact bytes.Buffer
-			require.NoError(t, json.Compact(&compact, e.Body))
-			body := compact.Bytes()
+		for _, body := range bodies(t, seed<<32+i, now) {
 			req, err := http.NewRequest(http.MethodPost, "http://rebound.test/webhooks/stripe", bytes.NewReader(body))
 			require.NoError(t, err)
 			req.Header.Set("Content-Type", "application/json; charset=utf-8")
@@ -368,9 +412,13 @@ func (a *arena) pgbench(args ...string) string {
 		}
 		path = found[len(found)-1]
 	}
-	script := filepath.Join(a.t.TempDir(), "rows.sql")
-	require.NoError(a.t, os.WriteFile(script, []byte(pgbenchScript), 0o644))
-	cmd := exec.Command(path, append([]string{"-n", "-f", script}, append(args, a.dsn)...)...)
+	args = append([]string{"-n"}, args...)
+	for i, body := range bodies(a.t, rand.Uint64()>>33, time.Now()) {
+		script := filepath.Join(a.t.TempDir(), fmt.Sprint("rows", i, ".sql"))
+		require.NoError(a.t, os.WriteFile(script, []byte(pgbenchScript(a.t, body)), 0o644))
+		args = append(args, "-f", script)
+	}
+	cmd := exec.Command(path, append(args, a.dsn)...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(a.t, err, string(out))
 	return string(out)
