@@ -9,9 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sync/errgroup"
 
 	"rebound/store"
 	"rebound/store/seal"
@@ -254,6 +257,69 @@ func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch3'`))
 }
 
+func TestACustomerWhoComesToBeKnownLaterIsLookedUp(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.recorder.policy.LooksUp = true
+	guest := chargeFailed(1, "insufficient_funds")
+	guest.Customer, guest.MethodType = "", "us_bank_account"
+	b.record(t, guest)
+	lookUps := func() int { return b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'look_up_contact'`) }
+	require.Zero(t, lookUps())
+	known := intentFailed(1, "insufficient_funds")
+	known.MethodType = "us_bank_account"
+	read := known
+	read.EventID, read.EventType = "api:pi_1:requires_payment_method", "payment_intent.read"
+	for _, f := range []Fact{known, known, read} {
+		b.record(t, f)
+		require.Equal(t, 1, lookUps(), "after %s", f.EventID)
+	}
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email' AND status = 'held' AND customer = 'cus_1'`))
+}
+
+func TestAnAnswerThatNamesTheCustomerAsksNothingMore(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.recorder.policy.LooksUp = true
+	guest := chargeFailed(1, "insufficient_funds")
+	guest.Customer, guest.MethodType = "", "us_bank_account"
+	read := intentFailed(1, "insufficient_funds")
+	read.EventID, read.EventType, read.MethodType = "api:pi_1:requires_payment_method", "payment_intent.read", "us_bank_account"
+	b.record(t, guest, read)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email' AND status = 'held' AND customer = 'cus_1'`))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'look_up_contact'`))
+}
+
+func TestADeliveryThatPanicsIsQuarantinedAndItsNeighboursAreStored(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.recorder.policy.AttemptID
+	b.recorder.policy.AttemptID = func(prefix string, k PaymentKey, attemptKey string) string {
+		if k.PaymentID == "pi_2" {
+			panic("a defect, with what it is about")
+		}
+		return id(prefix, k, attemptKey)
+	}
+	logged, logs := observer.New(zap.DebugLevel)
+	b.recorder.log = zap.New(logged)
+	var group []*waiting
+	for i := 1; i <= 3; i++ {
+		f := chargeFailed(i, "insufficient_funds")
+		f.PaymentID, f.ReceivedAt = fmt.Sprint("pi_", i), time.Time{}
+		group = append(group, &waiting{delivery: Delivery{Facts: []Fact{f}}, answer: make(chan error, 1)})
+	}
+	b.recorder.commit(t.Context(), group)
+	for _, w := range group {
+		require.NoError(t, <-w.answer)
+	}
+	require.Equal(t, 2, b.count(t, `SELECT count(*) FROM attempts`))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch2' AND reason = 'not understood' AND body IS NOT NULL`))
+	told := logs.FilterMessage("delivery.quarantined").All()
+	require.Len(t, told, 1)
+	require.Contains(t, told[0].ContextMap()["error"], "recorder_test.go", "it says where")
+	require.NotContains(t, told[0].ContextMap()["error"], "what it is about", "it may quote the delivery")
+}
+
 func TestRowsThatWereThoughtNewAndAreNotAreWrittenOver(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -296,7 +362,9 @@ func TestACloseAnswersAllThatWaitForOnePayment(t *testing.T) {
 		f.ReceivedAt = time.Time{}
 		d := Delivery{Facts: []Fact{f}}
 		waiters[i] = &waiting{delivery: d, touches: touches(d), answer: make(chan error, 1)}
-		require.True(t, b.recorder.enqueue(waiters[i]))
+		group, err := b.recorder.enqueue(waiters[i])
+		require.NoError(t, err)
+		go b.recorder.flyAll(group)
 	}
 	b.recorder.Close()
 	for _, w := range waiters {
@@ -307,7 +375,8 @@ func TestACloseAnswersAllThatWaitForOnePayment(t *testing.T) {
 			t.Fatal("a delivery was left behind")
 		}
 	}
-	require.False(t, b.recorder.enqueue(waiters[0]), "the recorder is closed")
+	_, err := b.recorder.enqueue(waiters[0])
+	require.ErrorIs(t, err, ErrBusy, "the recorder is closed")
 	require.Equal(t, 4, b.count(t, `SELECT count(*) FROM facts`))
 }
 
@@ -545,4 +614,35 @@ func TestWhatIsMadeStorableIsCutBetweenLetters(t *testing.T) {
 	got := storable("x\x00" + strings.Repeat("é", 200))
 	require.Equal(t, "x"+strings.Repeat("é", 127), got)
 	require.Equal(t, "x"+strings.Repeat("é", 126)+"y", storable("x"+strings.Repeat("é", 126)+"y"+strings.Repeat("é", 9)))
+}
+
+func TestADatabasesDefaultsDoNotChangeWhatTheStoreRestsOn(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(context.Background()) }()
+	for _, set := range []string{`default_transaction_isolation = 'repeatable read'`, `synchronous_commit = off`} {
+		_, err = conn.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{conn.Config().Database}.Sanitize()+` SET `+set)
+		require.NoError(t, err)
+	}
+	s := openStore(t, dsn)
+	for setting, want := range map[string]string{"transaction_isolation": "read committed", "synchronous_commit": "on"} {
+		var is string
+		require.NoError(t, s.Pool().QueryRow(t.Context(), `SELECT current_setting($1)`, setting).Scan(&is))
+		require.Equal(t, want, is, setting)
+	}
+	// What is read after a lock is what its last holder committed: two replicas with one payment do not fail each other.
+	recorders := []*Recorder{newRecorder(t, s), newRecorder(t, s)}
+	var work errgroup.Group
+	for i := range 40 {
+		for _, r := range recorders {
+			work.Go(func() error {
+				f := chargeFailed(i%4, "insufficient_funds")
+				f.EventID, f.ReceivedAt = fmt.Sprint(f.EventID, i), time.Time{}
+				return r.Record(context.Background(), Delivery{Facts: []Fact{f}})
+			})
+		}
+	}
+	require.NoError(t, work.Wait())
 }

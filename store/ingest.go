@@ -26,7 +26,7 @@ var (
 	attemptTable      = newTable[Attempt]("attempts", 1536)
 	notificationTable = newTable[Notification]("notifications", 384)
 	// newNotifications leaves out what only a sender or a reader sets: each column costs every row.
-	newNotifications = notificationTable.without("next_try_at", "owner", "tries", "mailbox", "new_mailbox", "read_at")
+	newNotifications = notificationTable.without("next_try_at", "owner", "tries", "undecided", "mailbox", "new_mailbox", "read_at")
 )
 
 // CheckoutChannel is the LISTEN channel that carries the ids of payments whose open checkout streams have news.
@@ -142,7 +142,7 @@ func giveRoom(c *pgconn.PgConn) {
 	c.Frontend().Send(r)
 }
 
-// maxIngests is how many transactions of InIngest run at a time: a recorder has two committers.
+// maxIngests is how many transactions of InIngest run at a time: as many as a recorder has groups in the making.
 const maxIngests = 2
 
 // IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
