@@ -144,7 +144,7 @@ func (s *server) listInbox(c echo.Context) error {
 	}
 	data := make([]noticeJSON, len(page))
 	for i, n := range page {
-		data[i] = noticeOf(n, locale)
+		data[i] = noticeOf(n, locale, s.Now())
 	}
 	return c.JSON(http.StatusOK, listOf(data, more))
 }
@@ -163,7 +163,7 @@ func (s *server) readNotice(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, noticeOf(n, locale))
+	return c.JSON(http.StatusOK, noticeOf(n, locale, s.Now()))
 }
 
 func (s *server) putContact(c echo.Context) error {

@@ -179,13 +179,10 @@ func retryOf(a store.Attempt) retryJSON {
 		NotBefore: moment(a.RetryNotBefore), LimitedBy: text(a.RetryLimitedBy)}
 }
 
-// genericPublic is the view that tells nothing.
-var genericPublic = decline.Rules{}.Classify(decline.Facts{Source: decline.Stripe}).Public
-
 // publicOf is the stored public view; one that is missing reads as the generic decline.
 func publicOf(code, nextStep, field string, retry bool) decline.Public {
 	if code == "" {
-		return genericPublic
+		return decline.Generic()
 	}
 	return decline.Public{Code: code, NextStep: decline.NextStep(nextStep), Field: decline.Field(field), RetrySameMethod: retry}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"rebound/decline"
 	"rebound/store"
 )
 
@@ -147,7 +148,7 @@ func (b *bench) staged() {
 	fraud := change(failed("fl_fraud", "pi_3Q9xFraud"), func(a *store.Attempt) {
 		a.Amount, a.Currency, a.Type, a.Code, a.Category, a.Severity, a.Disclosable = 129900, "eur", "blocked", "highest_risk_level", "fraud_risk", "hard", false
 		a.OutcomeType, a.OutcomeReason, a.RiskLevel, a.DeclineCode, a.NetworkStatus = "blocked", "highest_risk_level", "highest", "", "not_sent_to_network"
-		a.PublicCode, a.PublicNextStep, a.PublicRetry = genericPublic.Code, string(genericPublic.NextStep), false
+		a.PublicCode, a.PublicNextStep, a.PublicRetry = decline.Generic().Code, string(decline.Generic().NextStep), false
 		a.MerchantNextStep = "If you know this customer, add them to Radar's allow list; that does not retry the payment."
 		a.DecidedBy, a.RetryVerdict, a.AttemptsLeft, a.Presence, a.Evidence = "outcome_type:stripe", "never", 3, "on_session", []string{"cvc_result=strong"}
 		a.ErrorMessage, a.AdviceCode, a.NetworkDeclineCode, a.OccurredAt = "Your card was declined.", "", "", start.Add(-time.Hour)

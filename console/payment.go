@@ -197,8 +197,11 @@ type noticeJSON struct {
 	ReadAt        *time.Time  `json:"read_at"`
 }
 
-func noticeOf(n store.Notice, locale string) noticeJSON {
+func noticeOf(n store.Notice, locale string, now time.Time) noticeJSON {
 	public := publicOf(n.PublicCode, n.PublicNextStep, n.PublicField, n.PublicRetry)
+	if n.AwaitsCharge && n.AttemptAt != nil && now.Before(n.AttemptAt.Add(decline.ChargeWindow)) {
+		public = decline.Generic()
+	}
 	m := messageOf(public, locale, n.Locale)
 	amount := ""
 	if n.Currency != "" {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"rebound/decline"
 	"rebound/store"
 )
 
@@ -178,7 +179,7 @@ func TestANoticeHidesFraud(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	public := func(a *store.Attempt) {
-		a.PublicCode, a.PublicNextStep, a.PublicRetry = genericPublic.Code, string(genericPublic.NextStep), genericPublic.RetrySameMethod
+		a.PublicCode, a.PublicNextStep, a.PublicRetry = decline.Generic().Code, string(decline.Generic().NextStep), decline.Generic().RetrySameMethod
 	}
 	plain := change(failed("fl_a", "pi_a"), func(a *store.Attempt) {
 		public(a)
@@ -198,3 +199,31 @@ func TestANoticeHidesFraud(t *testing.T) {
 }
 
 var replacer = strings.NewReplacer("nt_b", "nt_a", "pi_b", "pi_a", "cus_b", "cus_a")
+
+// The charge may bring a fraud signal: a notice that had told more before would then betray it.
+func TestANoticeTellsNothingWhileTheChargesWordIsAwaited(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for id, of := range map[string]struct {
+		awaits bool
+		since  time.Duration
+		told   string
+	}{
+		"a": {true, 4 * time.Second, "generic_decline"},
+		"b": {true, 5 * time.Second, "insufficient_funds"},
+		"c": {false, 0, "insufficient_funds"},
+	} {
+		a := change(failed("fl_"+id, "pi_"+id), func(a *store.Attempt) {
+			a.Customer, a.AwaitsCharge, a.ReceivedAt = "cus_"+id, of.awaits, start.Add(-of.since)
+		})
+		b.add(a)
+		b.save(store.Changes{Notifications: []store.Notification{notification("nt_"+id, a, store.ChannelInbox, store.Delivered)}})
+		n := b.get("/v1/customers/cus_" + id + "/inbox").json(t)["data"].([]any)[0].(map[string]any)
+		require.Equal(t, of.told, n["message"].(map[string]any)["code"], id)
+		read := b.call(http.MethodPost, "/v1/inbox/nt_"+id+"/read", "").json(t)
+		require.Equal(t, of.told, read["message"].(map[string]any)["code"], id)
+		if of.told == "generic_decline" {
+			require.Equal(t, string(decline.Generic().NextStep), n["next_step"])
+		}
+	}
+}

@@ -54,6 +54,14 @@ var decidedBy = [...]string{
 // itself. It is made once, so that no two of them can differ.
 var genericPublic = Public{Code: GenericDecline, NextStep: ContactIssuer}
 
+// Generic is the public view that tells nothing: of every verdict whose code a customer may not learn, and of an attempt of
+// which that is not known yet.
+func Generic() Public { return genericPublic }
+
+// ChargeWindow is how long an attempt of which only the intent is known, though it has a charge, is told by Generic: the charge's
+// event may bring a fraud signal, and what had been told specifically would then betray it.
+const ChargeWindow = 5 * time.Second
+
 // unknownRow stands for a code that no table has: refused for a reason nobody knows, so at most one later retry, and
 // nothing is disclosed since it may be a fraud signal that is newer than the catalog.
 var unknownRow = &row{

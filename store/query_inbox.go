@@ -29,6 +29,9 @@ type Notice struct {
 	PublicNextStep string `db:"public_next_step"`
 	PublicField    string `db:"public_field"`
 	PublicRetry    bool   `db:"public_retry"`
+
+	AwaitsCharge bool       `db:"awaits_charge"` // of the attempt
+	AttemptAt    *time.Time `db:"attempt_at"`    // when it became known; nil when it is gone
 }
 
 // InboxFilter chooses notices of one customer.
@@ -50,7 +53,8 @@ const selectNotices = `SELECT n.id, n.payment_id, n.source, n.account, n.livemod
 	coalesce(nullif(n.locale, ''), a.detail::json->>'lo', '') AS locale, n.created_at, n.read_at, p.status AS payment_status,
 	coalesce((a.detail::json->>'amt')::bigint, p.amount) AS amount, coalesce(a.detail::json->>'cur', p.currency) AS currency,
 	coalesce(a.detail::json->>'pub', '') AS public_code, coalesce(a.detail::json->>'pnx', '') AS public_next_step,
-	coalesce(a.detail::json->>'pfi', '') AS public_field, coalesce((a.detail::json->>'pre')::boolean, false) AS public_retry
+	coalesce(a.detail::json->>'pfi', '') AS public_field, coalesce((a.detail::json->>'pre')::boolean, false) AS public_retry,
+	coalesce((a.detail::json->>'aw')::boolean, false) AS awaits_charge, a.received_at AS attempt_at
 	FROM notifications n
 	JOIN payments p ON p.payment_id = n.payment_id AND p.source = n.source AND p.account = n.account AND p.livemode = n.livemode
 	LEFT JOIN attempts a ON a.id = n.failure_id`

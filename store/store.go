@@ -86,6 +86,10 @@ var byIndexes = map[string]string{
 	"enable_mergejoin": "off", "max_parallel_workers_per_gather": "0", "jit": "off",
 }
 
+// promised are settings that the store's promises rest on, whatever the database's or the role's defaults are: an answer of 2xx
+// means that the event is on disk, and what is read after a lock is what its last holder committed.
+var promised = map[string]string{"synchronous_commit": "on", "default_transaction_isolation": "read committed"}
+
 // ParseDSN reads a connection string, or says what it is in place of a usable one. The error holds nothing of it, since that
 // may be the password.
 func ParseDSN(dsn string) (*pgxpool.Config, error) {
@@ -112,6 +116,7 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	params := config.ConnConfig.RuntimeParams
 	maps.Copy(params, byIndexes)
+	maps.Copy(params, promised)
 	setDefault(params, "application_name", "rebound")
 	setDefault(params, "timezone", "UTC")
 	// A lost host must free its locks in seconds; Linux's own default is two hours.

@@ -134,6 +134,7 @@ func (a *StripeAPI) LookUp(ctx context.Context, ask job.LookUpContact) (handler.
 type lookUp struct {
 	api     *StripeAPI
 	ask     job.LookUpContact
+	asked   time.Time // when the last question was asked: what is made after it is newer than the answer
 	found   handler.Delivery
 	address bool
 	errs    []error
@@ -150,7 +151,7 @@ const (
 func (l *lookUp) event(eventType string, o stripeObject) *stripeEvent {
 	return &stripeEvent{
 		id: "api:" + o.id + ":" + o.status, eventType: eventType, apiVersion: stripe.APIVersion,
-		account: l.ask.Account, livemode: l.ask.Livemode, created: l.api.now().Unix(), object: o, hasObject: true,
+		account: l.ask.Account, livemode: l.ask.Livemode, created: l.asked.Unix(), object: o, hasObject: true,
 	}
 }
 
@@ -220,7 +221,7 @@ func (l *lookUp) customer(ctx context.Context) error {
 	}
 	l.found.Customer = &handler.Customer{
 		CustomerID: o.id, Source: sourceStripe, Account: l.ask.Account, Livemode: l.ask.Livemode,
-		RecordCreated: l.api.now().Unix(), RecordEvent: "api",
+		RecordCreated: l.asked.Unix(), RecordEvent: "api",
 		Deleted: o.deleted, Email: o.email, Locale: o.preferredLocale,
 	}
 	// A deleted customer is not to be written to, whatever the session says.
@@ -261,6 +262,7 @@ func (l *lookUp) add(f handler.Fact) {
 // the look-up.
 func (l *lookUp) call(ctx context.Context, what, path string, params *stripe.Params) ([]byte, error) {
 	params.Context = ctx
+	l.asked = l.api.now()
 	if l.ask.Account != "" {
 		params.SetStripeAccount(l.ask.Account)
 	}

@@ -102,6 +102,23 @@ func TestACustomerIsLookedUpInItsAccount(t *testing.T) {
 	require.NotContains(t, fmt.Sprint(a.logs.All()), "@")
 }
 
+func TestAnAnswerIsAsOldAsItsQuestion(t *testing.T) {
+	t.Parallel()
+	now := testNow
+	late := func(body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			now = now.Add(20 * time.Second)
+			answerWith(200, body)(w, r)
+		}
+	}
+	a := fakeAPI(t, map[string]http.HandlerFunc{"/v1/invoices/in_1": late(apiInvoice), "/v1/customers/cus_1": late(apiCustomer)},
+		func(c *APIConfig) { c.Now = func() time.Time { return now } })
+	d, err := a.LookUp(t.Context(), askFor("cus_1", "in_1", ""))
+	require.NoError(t, err)
+	require.Equal(t, testNow.Unix(), d.Facts[0].Created)
+	require.Equal(t, testNow.Add(20*time.Second).Unix(), d.Customer.RecordCreated, "a deletion in the meantime is newer")
+}
+
 func TestAnIDCannotBreakOutOfItsPath(t *testing.T) {
 	t.Parallel()
 	a := fakeAPI(t, nil)

@@ -100,7 +100,6 @@ type Config struct {
 // The times of the stream. Nobody sets them: tests move the clock instead.
 const (
 	pingInterval   = 15 * time.Second       // contract: comments that keep proxies from closing an idle stream
-	chargeWindow   = 5 * time.Second        // contract: how long a message waits for the charge's event before it may be specific
 	lookUpInterval = 500 * time.Millisecond // between two look-ups of unconfirmed secrets
 	heartbeat      = 10 * time.Second       // of the rows, and of a re-read that heals whatever was missed
 	presenceLife   = time.Minute            // a row without a heartbeat for this long belongs to a replica that is gone

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"sync"
 	"time"
 
 	"rebound/decline"
@@ -34,15 +33,6 @@ type succeeded struct {
 	PaymentIntent string `json:"payment_intent"`
 }
 
-// generic is the customer's view of a generic decline, asked of the classifier itself so that it cannot drift from it.
-var generic = sync.OnceValue(func() decline.Public {
-	return decline.Rules{}.Classify(decline.Facts{
-		Source:      decline.Stripe,
-		ErrorCode:   "card_declined",
-		DeclineCode: decline.GenericDecline,
-	}).Public
-})
-
 // messageOf is what the page of a payment in this state must know, and false when that is nothing. sharp is the moment
 // from which an attempt that still awaits its charge may be told specifically.
 func messageOf(s State, acceptLanguage string, now, sharp time.Time) (message, bool) {
@@ -60,7 +50,7 @@ func messageOf(s State, acceptLanguage string, now, sharp time.Time) (message, b
 	// A stored generic decline is told by today's words too: beside one that an older program stored, a difference in
 	// another member would tell them apart.
 	if public.Code == decline.GenericDecline || s.AwaitsCharge && now.Before(sharp) {
-		public = generic()
+		public = decline.Generic()
 	}
 	text := public.Message(decline.MatchLocale(s.Locale, acceptLanguage))
 	f := failed{

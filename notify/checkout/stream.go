@@ -9,6 +9,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"go.uber.org/zap"
+
+	"rebound/decline"
 )
 
 // Why a stream ended, for the log.
@@ -83,8 +85,8 @@ func (h *Hub) serve(ctx context.Context, st *stream, out *writer, acceptLanguage
 			now := h.now()
 			if awaited != s.AttemptID {
 				awaited = s.AttemptID
-				sharp = s.ReceivedAt.Add(chargeWindow)
-				if latest := now.Add(chargeWindow); sharp.After(latest) { // another replica's clock is ahead of ours
+				sharp = s.ReceivedAt.Add(decline.ChargeWindow)
+				if latest := now.Add(decline.ChargeWindow); sharp.After(latest) { // another replica's clock is ahead of ours
 					sharp = latest
 				}
 			}
