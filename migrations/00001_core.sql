@@ -125,7 +125,8 @@ CREATE TABLE notifications (
     next_try_at timestamptz,    -- not before this: a server's "not now", or a limit; due_at is never moved by it
     sent_at    timestamptz,
     owner      bigint NOT NULL DEFAULT 0, -- process that has claimed it; 0 none
-    tries      bigint NOT NULL DEFAULT 0,
+    tries      bigint NOT NULL DEFAULT 0, -- of which a mail server was asked
+    undecided  bigint NOT NULL DEFAULT 0, -- of those, by which the mail may have arrived
     message_id text   NOT NULL, -- fixed at insert
     customer   text   NOT NULL,
     locale     text   NOT NULL,

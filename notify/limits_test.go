@@ -73,3 +73,146 @@ func TestLimitsJudge(t *testing.T) {
 		})
 	}
 }
+
+func TestAStormsMailsGoOutOnceTheFuseIsLifted(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	shut := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 0 })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, shut, id)
+	require.Equal(t, store.ReasonMailStorm, b.notification(t, id).Reason)
+
+	lifted := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = -1 })
+	require.NoError(t, lifted.Wake(t.Context()))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
+	deliver(t, lifted, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+func TestThoseWhoHaveBecomeKnownAreLookedAtThoughTheFuseLetsNobodyThrough(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 0 })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, s, id)
+	require.NoError(t, s.Wake(t.Context()))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
+}
+
+// whileUnderWay has the first mail's server deliver another mail before it answers.
+func (b *bench) whileUnderWay(t *testing.T, s *Sender, other string) {
+	t.Helper()
+	b.post.answer = func(Letter) Outcome {
+		b.post.answer = nil
+		deliver(t, s, other)
+		return Outcome{Result: Accepted, Code: 250}
+	}
+}
+
+func TestAPaymentsMailUnderWayCountsAgainstItsDay(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour, 80 * time.Hour} })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, s, id)
+	b.clock.forward(81 * time.Hour) // nothing was sent for some hours: both reminders wait
+	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}
+	second := b.store.NotificationID(k, store.ChannelEmail, "reminder_2", "")
+	b.whileUnderWay(t, s, second)
+	deliver(t, s, b.store.NotificationID(k, store.ChannelEmail, "reminder_1", ""))
+	require.Equal(t, 2, b.post.count(), "the first mail and one reminder")
+	require.Equal(t, "payment_limit", b.notification(t, second).Reason)
+}
+
+func TestAPaymentsMailUnderWayCountsAgainstAllItsMails(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) {
+		c.Reminders = []time.Duration{72 * time.Hour, 80 * time.Hour}
+		c.Limits.PerPayment24h, c.Limits.PerPayment = -1, 2
+	})
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, s, id)
+	b.clock.forward(81 * time.Hour)
+	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}
+	b.whileUnderWay(t, s, b.store.NotificationID(k, store.ChannelEmail, "reminder_2", ""))
+	deliver(t, s, b.store.NotificationID(k, store.ChannelEmail, "reminder_1", ""))
+	require.Equal(t, 2, b.post.count())
+}
+
+func TestAMailUnderWayCountsAgainstItsMailboxsWeek(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	for _, p := range []string{"pi_1", "pi_2", "pi_3"} {
+		id := b.failing(t, p, "buyer@example.com")
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+		b.clock.forward(25 * time.Hour)
+	}
+	fourth, fifth := b.failing(t, "pi_4", "buyer@example.com"), b.failing(t, "pi_5", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.whileUnderWay(t, s, fifth)
+	deliver(t, s, fourth)
+	require.Equal(t, 4, b.post.count())
+	require.Equal(t, "mailbox_limit", b.notification(t, fifth).Reason)
+}
+
+func TestRemindersDoNotUseUpTheFirstMailsOfKnownCustomers(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour}; c.Limits.PerDay = 2 })
+	payments := []string{"pi_1", "pi_2", "pi_3"}
+	for _, p := range payments {
+		b.exec(t, `INSERT INTO customers VALUES ($1, 'stripe', '', false, 1, 'evt_1', false, NULL, '')`, "cus_"+p)
+	}
+	for _, p := range payments[:2] {
+		id := b.failing(t, p, p+"@example.com")
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+	}
+	b.clock.forward(73 * time.Hour)
+	for _, p := range payments[:2] {
+		deliver(t, s, b.store.NotificationID(store.PaymentKey{PaymentID: p, Source: "stripe"}, store.ChannelEmail, "reminder_1", ""))
+	}
+	require.Equal(t, 4, b.post.count(), "two first mails and their reminders")
+	id := b.failing(t, payments[2], "pi_3@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+func TestWakingMakesNoJobsWhileSendingIsPaused(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.PerDay = 0 })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, s, id)
+	require.Equal(t, store.ReasonDailyLimit, b.notification(t, id).Reason)
+	s.pausedUntil = b.clock.now().Add(refusalPause)
+	require.NoError(t, s.Wake(t.Context()))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job`), "nobody would take it before the next is made")
+	b.clock.forward(refusalPause)
+	require.NoError(t, s.Wake(t.Context()))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job`))
+}
+
+func TestAMailThatOnlyWaitedForALimitStartsWithAShortRetry(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	full := b.sender(t, func(c *Config) { c.Limits.PerDay = 0 })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	for range 10 {
+		deliver(t, full, id)
+		b.clock.forward(time.Minute)
+	}
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
+	deliver(t, b.sender(t), id)
+	require.WithinDuration(t, b.clock.now().Add(firstRetry), *b.notification(t, id).NextTryAt, firstRetry)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -48,6 +49,8 @@ type Sender struct {
 	unspoken prometheus.Counter
 
 	stopping chan struct{} // closed by Stop
+
+	taking sync.Mutex // held by who asks for a number
 
 	mu          sync.Mutex
 	owner       *store.Owner
@@ -115,22 +118,22 @@ func (s *Sender) Stop(ctx context.Context) {
 
 // current returns the owner, a new one when the old lock was lost: claims made under it belong to whoever finds them.
 func (s *Sender) current(ctx context.Context) (*store.Owner, error) {
+	s.taking.Lock() // not mu: Postgres may be long in answering, and keep must not wait for that
+	defer s.taking.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.owner != nil {
-		err := s.owner.Check(ctx)
-		if err == nil {
-			return s.owner, nil
+	owner := s.owner
+	s.mu.Unlock()
+	if owner != nil {
+		if owner.Check(ctx) == nil {
+			return owner, nil
 		}
-		s.Log.Warn("owner.lost", zap.Int64("owner", s.owner.Number))
-		s.owner = nil
+		s.Log.Warn("owner.lost", zap.Int64("owner", owner.Number))
 	}
 	owner, err := s.Store.NewOwner(ctx)
-	if err != nil {
-		return nil, err
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.owner = owner
-	return owner, nil
+	return owner, err
 }
 
 // Deliver sends one notification if it is still due. It returns how long to wait before asking again (0: never by this
@@ -166,10 +169,11 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 		return 0, nil
 	}
 	// From here on the claim must be settled, also when the job's context ends.
-	x, outcome, err := s.send(ctx, owner, claimed)
+	x, outcome, err := s.trySend(ctx, owner, claimed)
 	if err != nil {
 		// Nothing was sent: give the claim back and let the job come again.
 		x = store.Settlement{Notification: claimed.Notification}
+		x.Notification.Tries--         // no server was asked
 		x.Notification.NextTryAt = nil // it has passed, and the job comes again by itself
 	}
 	settled, settleErr := s.settle(context.WithoutCancel(ctx), owner.Number, x)
@@ -225,12 +229,23 @@ func (s *Sender) insist(ctx context.Context, id string, write func(context.Conte
 	}
 }
 
+// trySend is send, of which a panic is an error too: the claim would stay open for as long as the process lives.
+func (s *Sender) trySend(ctx context.Context, owner *store.Owner, c *store.Claimed) (x store.Settlement, outcome Outcome, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("sending mail %s: a panic with a %T\n%s", c.Notification.ID, p, debug.Stack()) // its text may quote the mail
+		}
+	}()
+	return s.send(ctx, owner, c)
+}
+
 // send finds the recipient, sends, and says what is to become of the claim.
 func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed) (x store.Settlement, outcome Outcome, err error) {
 	n := c.Notification
 	now := s.Store.Now()
 	end := func(status, reason string) (store.Settlement, Outcome, error) {
 		n.Status, n.Reason, n.NextTryAt = status, reason, nil
+		n.Tries-- // no server was asked
 		return store.Settlement{Notification: n}, outcome, nil
 	}
 	useful := n.DueAt
@@ -239,6 +254,11 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	}
 	if now.Sub(useful) > s.MaxAge {
 		return end(store.Suppressed, "too_old")
+	}
+	if told := c.Attempt.ReceivedAt.Add(decline.ChargeWindow); c.Attempt.AwaitsCharge && now.Before(told) {
+		x, outcome, err = end(store.Held, "")
+		x.Notification.NextTryAt = &told
+		return x, outcome, err
 	}
 	to, err := s.Store.Recipient(ctx, c.Payment.PaymentKey, c.Payment.Customer)
 	if err != nil {
@@ -264,7 +284,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		return x, outcome, err
 	}
 	if status != "" {
-		n.Mailbox = nil
+		unbook(&n)
 		s.limited.WithLabelValues(reason).Inc()
 		return end(status, reason)
 	}
@@ -333,7 +353,7 @@ func (s *Sender) judge(n *store.Notification, o Outcome) {
 		}
 		return
 	case Undecided:
-		if s.AtMost {
+		if n.Undecided++; s.AtMost || n.Undecided == mostUndecided {
 			n.Status, n.Reason = store.Unknown, reason
 			return
 		}
@@ -344,7 +364,18 @@ func (s *Sender) judge(n *store.Notification, o Outcome) {
 	}
 	next := now.Add(s.backoff(n.Tries))
 	n.Status, n.Reason, n.NextTryAt = store.Held, "", &next
-	n.Mailbox, n.NewMailbox = nil, false
+	unbook(n)
+}
+
+// mostUndecided is after how many tries a mail of which no server says whether it has it is not sent again: each may have
+// arrived. They are as many as a payment's mails by default.
+const mostUndecided = 4
+
+// unbook takes a mail's mailbox back, unless somebody may already have the mail: its links are to work.
+func unbook(n *store.Notification) {
+	if n.Undecided == 0 {
+		n.Mailbox, n.NewMailbox = nil, false
+	}
 }
 
 // backoff doubles from 30 s to an hour; the jitter only ever adds, so that nobody comes back early.
@@ -371,7 +402,7 @@ func (s *Sender) reminders(first store.Notification) []store.Notification {
 		n.Template = fmt.Sprintf("reminder_%d", i+1)
 		n.ID = s.Store.NotificationID(n.PaymentKey, store.ChannelEmail, n.Template, "")
 		n.Status, n.Reason, n.DueAt, n.NextTryAt, n.SentAt = store.Held, "", first.SentAt.Add(after), nil, nil
-		n.Owner, n.Tries, n.Mailbox, n.NewMailbox = 0, 0, nil, false
+		n.Owner, n.Tries, n.Undecided, n.Mailbox, n.NewMailbox = 0, 0, 0, nil, false
 		n.MessageID = n.ID + first.MessageID[len(first.ID):]
 		n.CreatedAt, n.UpdatedAt = *first.SentAt, *first.SentAt
 		reminders = append(reminders, n)

@@ -10,13 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"rebound/decline"
 	"rebound/store"
 	"rebound/store/job"
 	"rebound/store/seal"
@@ -872,4 +875,152 @@ func TestNoReminderFollowsAMailWhoseCustomerIsErasedWhileItIsSent(t *testing.T) 
 		}
 		require.Equal(t, 2, named)
 	}
+}
+
+// deliver does what a mail's job does.
+func deliver(t *testing.T, s *Sender, id string) {
+	t.Helper()
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+}
+
+func TestAMailOfWhichNoServerSaysThatItHasItIsSentFourTimesAtMost(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
+	for range 5 { // such tries reach nobody
+		deliver(t, s, id)
+		b.clock.forward(longestRetry)
+	}
+	tried := b.post.count()
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Undecided} }
+	for range 10 {
+		deliver(t, s, id)
+		b.clock.forward(longestRetry + longestRetry/4)
+	}
+	require.Equal(t, mostUndecided, b.post.count()-tried)
+	n := b.notification(t, id)
+	require.Equal(t, store.Unknown, n.Status)
+	require.Equal(t, "undecided", n.Reason)
+}
+
+func TestTheLinkOfAMailThatMayHaveArrivedUnsubscribes(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	mailbox := func() []byte {
+		l, err := b.store.Link(t.Context(), strings.TrimPrefix(b.post.letters[0].Link, "https://rebound.test/pay/"))
+		require.NoError(t, err)
+		return l.Mailbox
+	}
+	for _, next := range []Outcome{{Result: Undecided}, {Result: Deferred, Code: 451}} {
+		b.post.answer = func(Letter) Outcome { return next }
+		deliver(t, s, id)
+		require.NotEmpty(t, mailbox(), "after %s", next.Result)
+		b.clock.forward(longestRetry)
+	}
+	deliver(t, b.sender(t, func(c *Config) { c.Limits.PerDay = 0 }), id)
+	require.Equal(t, store.ReasonDailyLimit, b.notification(t, id).Reason)
+	require.NotEmpty(t, mailbox())
+}
+
+func TestAMailsJobThatFailedOftenComesAgainSoon(t *testing.T) {
+	t.Parallel()
+	failed := &rivertype.JobRow{Attempt: 12, Errors: make([]rivertype.AttemptError, 11)}
+	next := (&deliverWorker{}).NextRetry(&river.Job[job.DeliverMail]{JobRow: failed})
+	require.WithinDuration(t, time.Now(), next, 10*time.Minute, "the look for lost mails passes over it until then")
+}
+
+func TestAPanicGivesTheClaimBackAndQuotesNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.post.answer = func(l Letter) Outcome { panic("a defect about " + l.To) }
+	_, err := s.Deliver(t.Context(), id)
+	require.ErrorContains(t, err, "sender_test.go", "it says where")
+	require.NotContains(t, err.Error(), "buyer@")
+	require.Zero(t, b.notification(t, id).Owner)
+	b.post.answer = nil
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+func TestALookThatFailedDoesNotCountAgainstALivingProcess(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s, other := b.sender(t), b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	look := other.Watcher()
+	b.post.answer = func(Letter) Outcome { // the mail is with the server, past its dot
+		b.loseLock(t, s.owner.Number)
+		look(t.Context()) // finds the lock free
+		away, cancel := context.WithCancel(context.Background())
+		cancel()
+		b.clock.forward(deadAfter)
+		look(away)        // Postgres is away
+		look(t.Context()) // it is back, and this process is the first to ask
+		return Outcome{Result: Accepted, Code: 250}
+	}
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status, "taken over, it would be sent twice")
+}
+
+func TestAProcessThatWaitsForANewNumberKeepsTheLockOfItsMailInFlight(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s, other := b.sender(t), b.sender(t)
+	first, second := b.failing(t, "pi_1", "buyer@example.com"), b.failing(t, "pi_2", "visitor@example.com")
+	b.clock.forward(time.Minute)
+	blocker, err := pgx.Connect(t.Context(), b.dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = blocker.Close(context.Background()) })
+	b.post.answer = func(Letter) Outcome { // past its dot
+		_, err := blocker.Exec(t.Context(), `BEGIN; ALTER SEQUENCE owner_numbers CACHE 1`)
+		require.NoError(t, err)
+		b.loseLock(t, s.owner.Number)
+		waiting, giveUp := context.WithTimeout(t.Context(), 10*time.Second)
+		defer giveUp()
+		var work sync.WaitGroup
+		work.Go(func() { _, _ = s.Deliver(waiting, second) })
+		require.Eventually(t, func() bool {
+			return b.count(t, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%nextval%' AND datname = current_database()`) == 1
+		}, 10*time.Second, 10*time.Millisecond)
+		s.Watcher()(t.Context()) // takes the lock again
+		require.NoError(t, waiting.Err(), "not when the new number is there")
+		look := other.Watcher()
+		look(t.Context())
+		b.clock.forward(deadAfter)
+		look(t.Context())
+		giveUp()
+		work.Wait()
+		return Outcome{Result: Accepted, Code: 250}
+	}
+	deliver(t, s, first)
+	require.Equal(t, store.Sent, b.notification(t, first).Status, "taken over, it would be sent twice")
+}
+
+func TestAMailWaitsForTheWordOfItsAttemptsCharge(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.exec(t, `UPDATE attempts SET detail = jsonb_set(detail::jsonb, '{aw}', 'true')::text, received_at = $1`, b.clock.now().Add(-time.Second))
+	deliver(t, s, id)
+	n := b.notification(t, id)
+	require.Equal(t, store.Held, n.Status)
+	require.Zero(t, n.Tries)
+	require.Equal(t, decline.ChargeWindow-time.Second, n.NextTryAt.Sub(b.clock.now()))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1 AND scheduled_at = $2`, id, n.NextTryAt))
+	b.clock.forward(decline.ChargeWindow)
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }

@@ -55,6 +55,7 @@ func (w *watch) look(ctx context.Context) {
 	}
 	idle, err := s.Store.IdleOwners(ctx)
 	if err != nil {
+		clear(w.freeSince) // while this process saw nothing, others may have been unable to take their locks again
 		w.failed(ctx, err)
 		return
 	}
@@ -113,11 +114,15 @@ func (s *Sender) stillSettling(number int64) bool {
 
 // Wake makes jobs for held mails whose reason has gone, and ends those held for too long.
 func (s *Sender) Wake(ctx context.Context) error {
-	if s.Mailer != nil {
+	if s.Mailer != nil && s.paused() == 0 {
+		// No more of a storm than the fuse could let through. Where it lets nobody through, those who have become known go out.
+		storm := wakeAtOnce
+		if fuse := s.Limits.NewMailboxesPerHour; fuse > 0 {
+			storm = min(storm, fuse)
+		}
 		for reason, limit := range map[string]int{
 			store.ReasonNoAddress: wakeAtOnce, store.ReasonSMTPNotConfigured: wakeAtOnce, store.ReasonDailyLimit: wakeAtOnce,
-			// No more than the fuse could let through.
-			store.ReasonMailStorm: min(wakeAtOnce, max(s.Limits.NewMailboxesPerHour, 0)),
+			store.ReasonMailStorm: storm,
 		} {
 			n, err := s.Store.WakeHeld(ctx, reason, limit)
 			if err != nil {

@@ -42,6 +42,15 @@ func (w *deliverWorker) Work(ctx context.Context, j *river.Job[job.DeliverMail])
 	return err
 }
 
+// deliverRetry is when a mail's job that failed comes again. River's own wait grows to days, and the look for lost mails passes
+// over a mail that has a job.
+const deliverRetry = time.Minute
+
+// NextRetry is River's question.
+func (w *deliverWorker) NextRetry(*river.Job[job.DeliverMail]) time.Time {
+	return time.Now().Add(deliverRetry)
+}
+
 // Timeout must exceed the longest wait for a server's answer: a job cut off in that wait would send twice.
 func (w *deliverWorker) Timeout(*river.Job[job.DeliverMail]) time.Duration {
 	return w.sender.JobTimeout()

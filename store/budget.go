@@ -33,23 +33,27 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 		hour, day, week := now.Add(-time.Hour), now.Add(-24*time.Hour), now.Add(-7*24*time.Hour)
 		var u Use
 		// A mail that another process has booked and not yet settled counts as sent now.
-		err := tx.QueryRow(ctx, `WITH mails AS (
+		err := tx.QueryRow(ctx, `WITH underway AS (
+				SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
+			), mails AS (
 				SELECT n.* FROM notifications n WHERE n.channel = 'email' AND n.sent_at > $6
 				UNION ALL
-				SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
+				SELECT * FROM underway
 			)
 			SELECT
+				count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
 				(SELECT count(*) FROM notifications p WHERE p.payment_id = $2 AND p.source = $3 AND p.account = $4 AND p.livemode = $5
-					AND p.channel = 'email' AND p.sent_at > $6),
-				(SELECT count(*) FROM notifications p WHERE p.payment_id = $2 AND p.source = $3 AND p.account = $4 AND p.livemode = $5
-					AND p.channel = 'email' AND p.sent_at IS NOT NULL),
+					AND p.channel = 'email' AND p.sent_at IS NOT NULL)
+					+ (SELECT count(*) FROM underway u WHERE u.payment_id = $2 AND u.source = $3 AND u.account = $4 AND u.livemode = $5),
 				GREATEST(count(*) FILTER (WHERE mailbox = $8),
 					count(*) FILTER (WHERE customer = $9 AND $9 <> '' AND source = $3 AND account = $4 AND livemode = $5)),
-				GREATEST((SELECT count(*) FROM notifications w WHERE w.mailbox = $8 AND w.sent_at > $7),
+				GREATEST((SELECT count(*) FROM notifications w WHERE w.mailbox = $8 AND w.sent_at > $7)
+						+ (SELECT count(*) FROM underway u WHERE u.mailbox = $8),
 					(SELECT count(*) FROM notifications w WHERE w.customer = $9 AND $9 <> '' AND w.channel = 'email' AND w.sent_at > $7
-						AND w.source = $3 AND w.account = $4 AND w.livemode = $5)),
+						AND w.source = $3 AND w.account = $4 AND w.livemode = $5)
+						+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
 				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR sent_at > $10)),
-				count(*), count(*) FILTER (WHERE NOT new_mailbox),
+				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
 				EXISTS (SELECT 1 FROM notifications o WHERE o.mailbox = $8 AND o.sent_at <= $10)
 					OR EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5)
 					OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5 AND c.record_created <= $11)

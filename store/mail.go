@@ -171,8 +171,8 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 			n.Reason = reason
 		}
 		tag, err := tx.Exec(ctx, `UPDATE notifications SET status = $3, reason = $4, next_try_at = $5, sent_at = $6, locale = $7, mailbox = $8,
-			new_mailbox = $9, owner = 0, updated_at = $10 WHERE id = $1 AND owner = $2`,
-			n.ID, owner, n.Status, n.Reason, n.NextTryAt, n.SentAt, n.Locale, n.Mailbox, n.NewMailbox, s.Now())
+			new_mailbox = $9, owner = 0, updated_at = $10, tries = $11, undecided = $12 WHERE id = $1 AND owner = $2`,
+			n.ID, owner, n.Status, n.Reason, n.NextTryAt, n.SentAt, n.Locale, n.Mailbox, n.NewMailbox, s.Now(), n.Tries, n.Undecided)
 		if err != nil {
 			return err
 		}
@@ -256,13 +256,25 @@ func (s *Store) HoldFor(ctx context.Context, id, reason string) error {
 	return nil
 }
 
+// expiredAtOnce is how many mails one statement of ExpireHeld ends: an ingest may wait for their rows.
+const expiredAtOnce = 500
+
 // ExpireHeld suppresses mails that were held for longer than maxAge after they were due, or after the attempt that they
 // speak of became known; it returns how many.
-func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (int64, error) {
+func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (ended int64, err error) {
+	for {
+		some, err := s.expireSome(ctx, maxAge)
+		if ended += some; err != nil || some < expiredAtOnce {
+			return ended, err
+		}
+	}
+}
+
+func (s *Store) expireSome(ctx context.Context, maxAge time.Duration) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `UPDATE notifications SET status = 'suppressed', reason = CASE WHEN reason = '' THEN 'too_old' ELSE reason END, updated_at = $1
 		WHERE id IN (SELECT n.id FROM notifications n WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at < $2
 			AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.id = n.failure_id AND a.received_at >= $2)
-			ORDER BY n.id FOR UPDATE SKIP LOCKED)`, s.Now(), s.Now().Add(-maxAge))
+			ORDER BY n.due_at LIMIT $3 FOR UPDATE SKIP LOCKED)`, s.Now(), s.Now().Add(-maxAge), expiredAtOnce)
 	if err != nil {
 		return 0, fmt.Errorf("expiring held mails: %w", err)
 	}

@@ -168,7 +168,7 @@ func (s *Store) TakeOver(ctx context.Context, number int64, again bool) (ids []s
 
 // Release gives back a claim that the owner may have made without learning of it.
 func (s *Store) Release(ctx context.Context, owner int64, id string) error {
-	if _, err := s.pool.Exec(ctx, `UPDATE notifications SET owner = 0, updated_at = $3 WHERE id = $1 AND owner = $2`, id, owner, s.Now()); err != nil {
+	if _, err := s.pool.Exec(ctx, `UPDATE notifications SET owner = 0, tries = tries - 1, updated_at = $3 WHERE id = $1 AND owner = $2`, id, owner, s.Now()); err != nil {
 		return fmt.Errorf("releasing mail %s: %w", id, err)
 	}
 	return nil

@@ -254,7 +254,8 @@ type Notification struct {
 	NextTryAt *time.Time `db:"next_try_at"` // not before this; DueAt stays as it was
 	SentAt    *time.Time `db:"sent_at"`
 	Owner     int64      `db:"owner"`
-	Tries     int64      `db:"tries"`
+	Tries     int64      `db:"tries"`     // of which a mail server was asked, the present one too
+	Undecided int64      `db:"undecided"` // of those, by which the mail may have arrived
 	MessageID string     `db:"message_id"`
 	Customer  string     `db:"customer"`
 	Locale    string     `db:"locale"`
