@@ -11,7 +11,7 @@ import (
 	"rebound/store"
 )
 
-// The values that filters take, by contract.md §4.
+// The values that filters take.
 var (
 	categories = []string{
 		"authentication_required", "insufficient_funds", "data_error", "card_state", "fraud_risk", "issuer_unknown", "processing_error",

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -10,6 +9,9 @@ import (
 	"time"
 	_ "time/tzdata" // a time zone must be known on every machine, or it would be refused on some
 	"unicode"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // contactLimit bounds the body of PUT …/contact.
@@ -27,17 +29,16 @@ func readContact(w http.ResponseWriter, r *http.Request) (contact, error) {
 	if !isJSON(r.Header.Get("Content-Type")) {
 		return c, &problem{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type", Detail: "Send application/json."}
 	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return c, &problem{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type", Detail: "Send the body as it is, without a Content-Encoding."}
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, contactLimit))
 	if err != nil {
 		return c, err
 	}
-	dec := json.NewDecoder(strings.NewReader(string(body)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
+	// Strict about names: encoding/json would take EMAIL for email, and the last of two.
+	if err := json.Unmarshal(body, &c, json.RejectUnknownMembers(true)); err != nil {
 		return c, bodyFault(err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return c, badBody("", "The body holds more than one JSON value.")
 	}
 	switch {
 	case c == contact{}:
@@ -58,16 +59,23 @@ func badBody(param, detail string) *problem {
 
 // bodyFault words a decoding error by its member, never by its value: a value may be an address.
 func bodyFault(err error) *problem {
-	var typed *json.UnmarshalTypeError
-	if errors.As(err, &typed) && typed.Field != "" {
-		return badBody(printable(typed.Field), "`"+printable(typed.Field)+"` must be a string or null.")
-	}
-	if _, name, ok := strings.Cut(err.Error(), "unknown field "); ok {
-		name = printable(strings.Trim(name, `"`))
+	var semantic *json.SemanticError
+	var syntactic *jsontext.SyntacticError
+	switch {
+	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
+		name := memberOf(semantic.JSONPointer)
 		return badBody(name, "`"+name+"` is no member of a contact; they are `email`, `locale` and `time_zone`.")
+	case errors.As(err, &semantic) && semantic.JSONPointer != "":
+		name := memberOf(semantic.JSONPointer)
+		return badBody(name, "`"+name+"` must be a string or null.")
+	case errors.As(err, &syntactic) && errors.Is(err, jsontext.ErrDuplicateName):
+		name := memberOf(syntactic.JSONPointer)
+		return badBody(name, "`"+name+"` stands in the body twice.")
 	}
-	return badBody("", "The body must be a JSON object.")
+	return badBody("", "The body must be one JSON object.")
 }
+
+func memberOf(p jsontext.Pointer) string { return printable(p.LastToken()) }
 
 // atext are the characters of RFC 5322's atoms beside letters and digits.
 const atext = "!#$%&'*+-/=?^_`{|}~"

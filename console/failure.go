@@ -137,7 +137,7 @@ type notificationJSON struct {
 	SentAt   *time.Time `json:"sent_at"`
 }
 
-// failureOf shapes a failed attempt. locale is the language that the reader asks for, ” for the customer's own.
+// failureOf shapes a failed attempt. locale is the language that the reader asks for, empty for the customer's own.
 func failureOf(f store.Failure, locale string) failureJSON {
 	return failureJSON{
 		ID: f.ID, Object: "failure", Source: f.Source, Account: text(f.Account), Livemode: f.Livemode,

@@ -84,7 +84,7 @@ func (p *params) done() error {
 	return nil
 }
 
-// text is a parameter's value, ” when it is absent. An empty one is a fault: it would read as no filter at all.
+// text is a parameter's value, empty when it is absent. An empty one is a fault: it would read as no filter at all.
 func (p *params) text(name string) string {
 	v := p.query.Get(name)
 	if v == "" && p.query.Has(name) {

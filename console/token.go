@@ -45,7 +45,7 @@ func plainID(s string) bool {
 	})
 }
 
-// principal is who asks: ” may see every account.
+// principal is who asks: an empty one may see every account.
 type principal struct {
 	account string
 }

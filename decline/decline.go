@@ -111,7 +111,7 @@ type Retry struct {
 // Type says who declined.
 type Type string
 
-// The types of contract.md §4.
+// The types, as the API shows them.
 const (
 	IssuerDeclined       Type = "issuer_declined"
 	Blocked              Type = "blocked"
@@ -170,7 +170,7 @@ const (
 // Field is a form field that the customer can correct.
 type Field string
 
-// The fields of contract.md §3.
+// The fields, as the checkout page gets them.
 const (
 	NoField         Field = ""
 	FieldNumber     Field = "number"

@@ -17,7 +17,7 @@ const (
 	ByMerchant Initiator = "merchant" // MIT: a charge in the customer's absence
 )
 
-// InitiatorOf reads the initiator off a presence verdict (contract.md §4).
+// InitiatorOf reads the initiator off a presence verdict.
 func InitiatorOf(presence string) Initiator {
 	switch presence {
 	case "on_session", "in_person":

@@ -13,7 +13,6 @@ const (
 	scopeCharge     = "charge"
 	scopeCard       = "card"
 	scopeCardAmount = "card_amount"
-	scopeMethod     = "payment_method"
 
 	category1    = "category_1"
 	irreversible = "irreversible"

@@ -41,7 +41,6 @@ type Phrases struct {
 	PageClosed    string `json:"page_closed"`    // mail link page: payment canceled, nothing to pay
 	PageUnsubAsk  string `json:"page_unsub_ask"` // unsubscribe page: question, {merchant}
 	PageUnsubDone string `json:"page_unsub_done"`
-	PaymentDone   string `json:"payment_done"` // checkout stream: the payment succeeded
 }
 
 // lexicon is one language's file under words/. A message is a reason and a step, each a whole sentence, so that the

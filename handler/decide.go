@@ -8,7 +8,7 @@ import (
 	"rebound/store"
 )
 
-// Policy is the merchant's settings that decide who is told, and when; contract.md §2 has the variables.
+// Policy is the merchant's settings that decide who is told, and when.
 type Policy struct {
 	Rules           decline.Rules
 	Livemode        bool            // MODE: only events of this mode may reach a customer
@@ -55,7 +55,7 @@ const (
 	TemplateAttempt = "attempt"
 )
 
-// Decide says who is told of a payment's failures, on which channel and when: design §6, first match. It is a function
+// Decide says who is told of a payment's failures, on which channel and when: the first rule that matches decides. It is a function
 // of what was derived alone; rows that are claimed or over are not touched by its result (store sees to that).
 func (p Policy) Decide(d Derived, now time.Time) []store.Notification {
 	if len(d.Failed) == 0 {

@@ -26,7 +26,7 @@ const (
 )
 
 // twinWindow is how far apart, by their own created, an intent's failure and a charge's failure may be and still be the
-// two reports of one attempt, where only latest_charge links them (design §2).
+// two reports of one attempt, where only latest_charge links them.
 const twinWindow = 60 // seconds
 
 // eventKind is what an event type means for its payment.

@@ -40,7 +40,7 @@ var offCycles = map[string]bool{
 	"subscription_cycle": true, "subscription_threshold": true, "automatic_pending_invoice_item_invoice": true, "subscription": true,
 }
 
-// presence climbs the evidence ladder of design §5 for one attempt; the first rung that bears decides. all are the
+// presence climbs the evidence ladder for one attempt; the first rung that bears decides. all are the
 // payment's facts, invoiceID the invoice that it belongs to, if any, and invoice its state, if known.
 func presence(a *attempt, all []*Fact, invoiceID string, invoice *store.Invoice) (verdict string, evidence []string) {
 	says := func(verdict, rung, weight string) (string, []string) {

@@ -68,7 +68,7 @@ type waiting struct {
 	answer   chan error
 }
 
-// NewRecorder makes a recorder. Close ends it after what waits has been answered.
+// NewRecorder makes a recorder; Close ends it after what waits has been answered.
 func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometheus.Registerer) *Recorder {
 	r := &Recorder{
 		store: s, policy: policy, log: log, busy: make(map[PaymentKey]bool), rings: make(map[time.Time]bool),

@@ -100,7 +100,7 @@ func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, ti
 	return err
 }
 
-// Recipient finds a payment's address and language in the order of contract.md §4: the merchant's metadata, the
+// Recipient finds a payment's address and language in this order: the merchant's metadata, the
 // merchant's PUT, receipt_email, the customer's record, billing_details.email. The choice does not know why the payment
 // failed.
 func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (Recipient, error) {

@@ -127,7 +127,7 @@ func one[T any](ctx context.Context, q interface {
 	return rows[0], nil
 }
 
-// over is why nothing more is said of a payment in this state; ” when it goes on.
+// over is why nothing more is said of a payment in this state; empty when it goes on.
 func over(paymentStatus string) string {
 	switch paymentStatus {
 	case "recovered":

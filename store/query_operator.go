@@ -64,16 +64,15 @@ func (s *Store) QuarantineCount(ctx context.Context) (n int64, err error) {
 
 // HeldMail counts the mails that wait for one reason.
 type HeldMail struct {
-	Reason string    `db:"reason"` // '' only waits until it is due
-	Count  int64     `db:"count"`
-	Oldest time.Time `db:"oldest"` // earliest due_at
+	Reason string `db:"reason"` // '' only waits until it is due
+	Count  int64  `db:"count"`
 }
 
 // HeldMails counts the mails that wait, by reason, the commonest first.
 func (s *Store) HeldMails(ctx context.Context, w Within) ([]HeldMail, error) {
 	q := &question{where: []string{"n.status = 'held' AND n.channel = 'email'"}}
 	q.within(w, "n")
-	held, err := collect[HeldMail](ctx, s.pool, `SELECT n.reason, count(*) AS count, min(n.due_at) AS oldest
+	held, err := collect[HeldMail](ctx, s.pool, `SELECT n.reason, count(*) AS count
 		FROM notifications n WHERE `+q.String()+" GROUP BY n.reason ORDER BY 2 DESC, 1", q.args...)
 	if err != nil {
 		return nil, fmt.Errorf("counting held mails: %w", err)

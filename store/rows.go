@@ -38,7 +38,7 @@ func (k PaymentKey) Compare(o PaymentKey) int {
 // The names that tags give to details are short since every row carries them: spelled out they would be a quarter of
 // a row. One name means the same in each table.
 
-// Fact is what one rendering of one event says, reduced to the allow-list. Text is ” and a number 0 where the event
+// Fact is what one rendering of one event says, reduced to the allow-list. Text is empty and a number 0 where the event
 // does not say. Strings are the provider's own words, made safe to store (no NUL, valid UTF-8, length-capped, card
 // numbers masked) by the decoder.
 type Fact struct {
@@ -49,7 +49,7 @@ type Fact struct {
 	Created    int64     `db:"created"`     // of the event, Unix seconds
 	ReceivedAt time.Time `db:"received_at"` // set when it is recorded
 
-	Object         string `detail:"o"` // charge, payment_intent, invoice, invoice_payment, checkout_session, transfer, charge_intent
+	Object         string `detail:"o"` // charge, payment_intent, invoice, checkout_session, transfer, payout, charge_intent
 	ObjectID       string `detail:"oid"`
 	ObjectCreated  int64  `detail:"oc"` // Unix seconds
 	Status         string `detail:"st"`
@@ -223,7 +223,7 @@ type Attempt struct {
 	Events []string `detail:"evs"`
 }
 
-// The states of a notification, as contract.md §4 has them. A held notification that a process has claimed stays held.
+// The states of a notification, as the API shows them. A held notification that a process has claimed stays held.
 const (
 	Held       = "held"
 	Sent       = "sent"

@@ -42,7 +42,7 @@ type Store struct {
 	log    *zap.Logger
 }
 
-// Open connects, checks that the schema is there, and unwraps the keys of hashes, making them at the very first start.
+// Open connects, and unwraps the keys of hashes, making them at the very first start.
 // Close releases the connections.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	sealer, err := seal.NewSealer(c.Keys)
@@ -221,15 +221,6 @@ func near(paymentID string) string {
 		return ""
 	}
 	return strings.ToLower(rest)
-}
-
-// Ping answers whether Postgres does, and how far its clock is ahead of ours.
-func (s *Store) Ping(ctx context.Context) (skew time.Duration, err error) {
-	var theirs time.Time
-	if err := s.pool.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&theirs); err != nil {
-		return 0, fmt.Errorf("asking Postgres for the time: %w", err)
-	}
-	return theirs.Sub(s.now()), nil
 }
 
 // ReadOnly tells whether Postgres answers but takes no writes: it is a standby, or has been made read-only.

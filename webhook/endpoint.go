@@ -37,7 +37,7 @@ const (
 
 // provider is what an endpoint must be told of whoever posts to it.
 type provider interface {
-	// verify says which secret, by its place, signed body; the fault is ” or a metric's label.
+	// verify says which secret, by its place, signed body; the fault is empty or a metric's label.
 	verify(body []byte, header http.Header) (secret int, fault string)
 	read(body []byte) (handler.Delivery, Outcome, error)
 	// listed says that a type is one of a fixed set, and so fit for a metric's label.

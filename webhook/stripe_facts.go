@@ -252,7 +252,7 @@ func sessionFacts(e *stripeEvent) handler.Delivery {
 	return handler.Delivery{Facts: []handler.Fact{f}}
 }
 
-// sessionLocale is ” for auto: the browser decided, and the session does not say how.
+// sessionLocale is empty for auto: the browser decided, and the session does not say how.
 func sessionLocale(s string) string {
 	if s == "auto" {
 		return ""

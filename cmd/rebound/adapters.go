@@ -17,7 +17,7 @@ import (
 	"rebound/webhook"
 )
 
-// The rooms of the house know each other only as far as design.md allows; what follows lets one speak to another.
+// The rooms of the house do not know each other; what follows lets one speak to another.
 
 // checkoutRows is the checkout stream's view of the store.
 type checkoutRows struct{ *store.Store }

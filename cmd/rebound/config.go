@@ -157,11 +157,9 @@ func loadConfig(environ []string, why purpose) (*config, error) {
 func parseConfig(vars map[string]string, f *faults, why purpose) (*config, error) {
 	known := variables()
 	c := &config{}
-	parsed := *c
-	if err := env.ParseWithOptions(&parsed, env.Options{Environment: nonEmpty(vars)}); err != nil {
+	if err := env.ParseWithOptions(c, env.Options{Environment: nonEmpty(vars)}); err != nil {
 		addParseFaults(err, vars, f)
 	}
-	*c = parsed
 	if _, set := vars["REMINDERS"]; !set {
 		c.Reminders = []time.Duration{72 * time.Hour, 168 * time.Hour}
 	}

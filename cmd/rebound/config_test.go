@@ -5,7 +5,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +114,9 @@ func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
 		"CHECKOUT_ORIGINS=https://shop.example/checkout":        `CHECKOUT_ORIGINS: "https://shop.example/checkout" is not an origin`,
 		"CHECKOUT_ORIGINS=*":                                    `CHECKOUT_ORIGINS: "*" is not an origin`,
 		"PUBLIC_URL=rebound.example":                            `PUBLIC_URL: "rebound.example" is not a web address`,
+		"PUBLIC_URL=https://rebound.example/?a=b":               `PUBLIC_URL: "https://rebound.example/?a=b" must not hold a ? or #`,
+		"PUBLIC_URL=https://rebound.example/#a":                 `PUBLIC_URL: "https://rebound.example/#a" must not hold a ? or #`,
+		"STRIPE_API_KEY=pk_live_1":                              "STRIPE_API_KEY: is a publishable key",
 		"LOG_LEVEL=loud":                                        `LOG_LEVEL: "loud" is not one of`,
 		"LOG_FORMAT=xml":                                        `LOG_FORMAT: "xml" is not one of json, console`,
 		"DATABASE_URL=mysql//x":                                 "DATABASE_URL: is not a Postgres connection string",
@@ -185,16 +190,23 @@ func TestAListenAddressWithoutAnAddressIsAFaultAndABusyPortIsNot(t *testing.T) {
 
 func TestTheMemoryLimitLeavesRoomBelowTheOneThatKills(t *testing.T) {
 	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	unit := regexp.MustCompile(`(?m)^MemoryMax=(\d+)M$`).FindSubmatch(readme)
+	require.NotNil(t, unit)
+	kills, err := strconv.ParseInt(string(unit[1]), 10, 64)
+	require.NoError(t, err)
 	tuneMemory(nil)
-	require.EqualValues(t, 384<<20, debug.SetMemoryLimit(-1))
+	require.LessOrEqual(t, debug.SetMemoryLimit(-1), kills<<20*3/4)
 }
 
 func TestSimilarAndFutureVariablesAreWarnedOf(t *testing.T) {
 	t.Parallel()
 	c, err := loadConfig(complete("BILLING_NOTIFICATIONS=ours", "STRIPE_WEBHOOK_SECRETS=x", "OTEL_EXPORTER_OTLP_ENDPOINT=http://x", "HOME=/root",
-		"PG_COLOR=always", "NOTIFY_HOLD_WEEK=1m"), forServing)
+		"PG_COLOR=always", "NOTIFY_HOLD_WEEK=1m", "SIGNATURE_TOLERANCE=61m"), forServing)
 	require.NoError(t, err)
 	require.Equal(t, []string{
+		"SIGNATURE_TOLERANCE is above 1h: for as long, whoever has seen a signed event can send it again",
 		"NOTIFY_HOLD_WEEK is not a setting; did you mean NOTIFY_HOLD_WEAK?",
 		"OTEL_EXPORTER_OTLP_ENDPOINT is set, but this version does not use it",
 		"STRIPE_WEBHOOK_SECRETS is not a setting; did you mean STRIPE_WEBHOOK_SECRET?",
@@ -256,7 +268,10 @@ func TestFailuresAreKeptForNinetyDaysInLiveMode(t *testing.T) {
 	require.EqualError(t, err, `RETENTION_FAILURES: "2159h0m0s" is below 2160h (90 days), which only MODE=test allows
 RETENTION_ADDRESSES: "-1h0m0s" is not above zero
 SWEEP_INTERVAL: "0s" is below 1s`)
-	_, err = loadConfig(complete("RETENTION_FAILURES=2160h"), forServing)
+	_, err = loadConfig(complete("RETENTION_QUARANTINE=23h", "RETENTION_ADDRESSES=23h"), forServing)
+	require.EqualError(t, err, `RETENTION_ADDRESSES: "23h0m0s" is below 24h, which only MODE=test allows
+RETENTION_QUARANTINE: "23h0m0s" is below 24h, which only MODE=test allows`)
+	_, err = loadConfig(complete("RETENTION_FAILURES=2160h", "RETENTION_QUARANTINE=24h", "RETENTION_ADDRESSES=24h"), forServing)
 	require.NoError(t, err)
 	_, err = loadConfig(complete("MODE=test", "RETENTION_FAILURES=1s", "RETENTION_ADDRESSES=1s", "RETENTION_QUARANTINE=1s", "SWEEP_INTERVAL=1s"), forServing)
 	require.NoError(t, err)

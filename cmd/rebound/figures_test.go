@@ -437,11 +437,10 @@ func contestants(all ...string) []string {
 	return all
 }
 
+// TestFigureIngest has the contestants take events as fast as they can, 64 connections each; CONTESTANTS names those that take
+// part, ROUNDS (3) how often each does.
 func TestFigureIngest(t *testing.T) {
-	rounds := 3
-	if n, err := strconv.Atoi(os.Getenv("ROUNDS")); err == nil {
-		rounds = n
-	}
+	rounds := number(t, "ROUNDS", 3)
 	a := newArena(t)
 	rates := make(map[string][]float64)
 	costs := make(map[string]cpu) // of the last round

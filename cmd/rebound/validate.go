@@ -176,6 +176,14 @@ func (c *config) validate(f *faults) {
 	if c.Mode == "live" && c.RetentionFailures > 0 && c.RetentionFailures < minRetention {
 		f.addValue("RETENTION_FAILURES", c.RetentionFailures.String(), "is below 2160h (90 days), which only MODE=test allows")
 	}
+	for name, d := range map[string]time.Duration{"RETENTION_ADDRESSES": c.RetentionAddresses, "RETENTION_QUARANTINE": c.RetentionQuarantine} {
+		if c.Mode == "live" && d > 0 && d < 24*time.Hour {
+			f.addValue(name, d.String(), "is below 24h, which only MODE=test allows")
+		}
+	}
+	if c.SignatureTolerance > time.Hour {
+		c.warnings = append(c.warnings, "SIGNATURE_TOLERANCE is above 1h: for as long, whoever has seen a signed event can send it again")
+	}
 	for i, d := range c.Reminders {
 		if d <= 0 || i > 0 && d <= c.Reminders[i-1] {
 			f.add("REMINDERS", "the waits must be above zero and rise, such as 72h,168h")
@@ -221,8 +229,10 @@ func (c *config) validateListeners(f *faults) {
 		c.tokens = tokens(f, splitList(c.APIToken))
 	}
 	if c.PublicURL != "" {
-		if _, err := webURL(c.PublicURL, true); err != nil {
+		if u, err := webURL(c.PublicURL, true); err != nil {
 			f.addValue("PUBLIC_URL", c.PublicURL, err.Error())
+		} else if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+			f.addValue("PUBLIC_URL", c.PublicURL, "must not hold a ? or #: the paths of links are put behind it")
 		}
 		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
 	}
@@ -308,6 +318,9 @@ func (c *config) validateProviders(f *faults) {
 	c.frameSecrets = secrets(f, "FRAME_WEBHOOK_SECRET", c.FrameWebhookSecret)
 	if c.StripeAPIKey != "" && strings.ContainsAny(c.StripeAPIKey, " \t\r\n,") {
 		f.add("STRIPE_API_KEY", "holds a space or a comma; it takes one key")
+	}
+	if strings.HasPrefix(c.StripeAPIKey, "pk_") {
+		f.add("STRIPE_API_KEY", "is a publishable key, which cannot read anything; it takes a restricted one, rk_…")
 	}
 	if c.StripeAPIBase != "" {
 		if _, err := webURL(c.StripeAPIBase, true); err != nil {
