@@ -454,7 +454,7 @@ func TestAChannelIsGivenThePublicViewAlone(t *testing.T) {
 		reflect.TypeFor[checkout.Key]():   {"PaymentID", "Source", "Account", "Livemode"},
 		reflect.TypeFor[store.Notice](): {
 			"ID", "PaymentKey", "FailureID", "Customer", "Locale", "CreatedAt", "ReadAt", "PaymentStatus", "Amount", "Currency",
-			"PublicCode", "PublicNextStep", "PublicField", "PublicRetry",
+			"PublicCode", "PublicNextStep", "PublicField", "PublicRetry", "AwaitsCharge", "AttemptAt",
 		},
 		reflect.TypeFor[link.Target]():    {"State", "PaymentID", "PaymentURL", "Locale", "MerchantName", "SupportEmail"},
 		reflect.TypeFor[decline.Public](): {"Code", "NextStep", "Field", "RetrySameMethod"},
@@ -467,8 +467,8 @@ func TestAChannelIsGivenThePublicViewAlone(t *testing.T) {
 	}
 }
 
-// The Sender holds the whole attempt when it writes a letter. It reads the public view of it and its age, and nothing
-// else.
+// The Sender holds the whole attempt when it writes a letter. It reads the public view of it, its age and whether its
+// charge is known, and nothing else.
 func TestTheSenderReadsThePublicViewOfAnAttemptAlone(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("..", "..", "notify", "*.go"))
@@ -497,5 +497,5 @@ func TestTheSenderReadsThePublicViewOfAnAttemptAlone(t *testing.T) {
 		})
 		require.Zero(t, members, "%s hands an attempt on as a whole", name)
 	}
-	require.Equal(t, []string{"PublicCode", "PublicField", "PublicNextStep", "PublicRetry", "ReceivedAt"}, slices.Sorted(maps.Keys(read)))
+	require.Equal(t, []string{"AwaitsCharge", "PublicCode", "PublicField", "PublicNextStep", "PublicRetry", "ReceivedAt"}, slices.Sorted(maps.Keys(read)))
 }
