@@ -162,6 +162,32 @@ func TestAMailUnderWayCountsAgainstItsMailboxsWeek(t *testing.T) {
 	require.Equal(t, "mailbox_limit", b.notification(t, fifth).Reason)
 }
 
+func TestAMailUnderWayToAnUnknownMailboxCountsAgainstTheFuse(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 1 })
+	first, second := b.failing(t, "pi_1", "a@example.com"), b.failing(t, "pi_2", "b@example.com")
+	b.clock.forward(time.Minute)
+	b.whileUnderWay(t, s, second)
+	deliver(t, s, first)
+	require.Equal(t, store.ReasonMailStorm, b.notification(t, second).Reason)
+}
+
+func TestAStormDoesNotUseUpTheFirstMailsOfKnownCustomers(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.PerDay = 2 })
+	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_known', 'stripe', '', false, 1, 'evt_1', false, NULL, '')`)
+	storm := []string{b.failing(t, "pi_1", "a@example.com"), b.failing(t, "pi_2", "b@example.com"), b.failing(t, "pi_3", "c@example.com")}
+	known := b.failing(t, "pi_known", "known@example.com")
+	b.clock.forward(time.Minute)
+	for _, id := range append(storm, known) {
+		deliver(t, s, id)
+	}
+	require.Equal(t, store.ReasonDailyLimit, b.notification(t, storm[2]).Reason)
+	require.Equal(t, store.Sent, b.notification(t, known).Status)
+}
+
 func TestRemindersDoNotUseUpTheFirstMailsOfKnownCustomers(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

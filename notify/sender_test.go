@@ -1,16 +1,21 @@
 package notify
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
@@ -18,6 +23,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sync/errgroup"
 
 	"rebound/decline"
 	"rebound/store"
@@ -166,6 +172,13 @@ func (b *bench) count(t *testing.T, sql string, args ...any) (n int) {
 	return n
 }
 
+// copies adds n mails like one.
+func (b *bench) copies(t *testing.T, id string, n int) {
+	t.Helper()
+	b.exec(t, `INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object('id', 'nt_' || i))).*
+		FROM notifications n, generate_series(1, $2::int) i WHERE n.id = $1`, id, n)
+}
+
 func TestADueMailOfAFailingPaymentGoesOutOnce(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -267,8 +280,10 @@ func TestWithoutAnAddressAMailIsHeldUntilOneAppears(t *testing.T) {
 	n := b.notification(t, id)
 	require.Equal(t, store.Held, n.Status)
 	require.Equal(t, store.ReasonNoAddress, n.Reason)
+	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_1', 'stripe', '', false, 1, 'evt_1', true, '\x00', '')`)
 	require.NoError(t, s.Wake(t.Context()))
-	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job`))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job`), "a deleted customer's address is none")
+	b.exec(t, `DELETE FROM customers`)
 
 	require.NoError(t, b.store.PutContact(t.Context(), store.CustomerKey{CustomerID: "cus_pi_1", Source: "stripe"}, "late@example.com", "de", ""))
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
@@ -292,6 +307,31 @@ func TestHeldMailEndsWhenItIsNoUseAnyMore(t *testing.T) {
 	n := b.notification(t, id)
 	require.Equal(t, store.Suppressed, n.Status)
 	require.Equal(t, store.ReasonSMTPNotConfigured, n.Reason)
+}
+
+func TestAMailIsAsOldAsTheAttemptThatItSpeaksOf(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(30 * time.Hour)
+	b.exec(t, `UPDATE attempts SET received_at = $1`, b.clock.now().Add(-time.Hour))
+	require.NoError(t, s.Wake(t.Context()))
+	require.Equal(t, store.Held, b.notification(t, id).Status)
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+func TestMoreMailsEndThanOneStatementEnds(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.copies(t, id, 1200)
+	b.clock.forward(25 * time.Hour)
+	ended, err := b.store.ExpireHeld(t.Context(), 24*time.Hour)
+	require.NoError(t, err)
+	require.EqualValues(t, 1201, ended)
+	require.Zero(t, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'held'`))
 }
 
 func TestWhatTheServerSaysDecides(t *testing.T) {
@@ -443,6 +483,25 @@ func TestRefusalsInARowPauseSending(t *testing.T) {
 	require.Equal(t, refusalsInARow, b.post.count())
 }
 
+func TestRefusalsWithAnAcceptedMailBetweenThemDoNotPauseSending(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.post.answer = func(Letter) Outcome {
+		if b.post.count() == refusalsInARow {
+			return Outcome{Result: Accepted, Code: 250}
+		}
+		return Outcome{Result: RejectedMail, Code: 554}
+	}
+	s := b.sender(t)
+	for i := range refusalsInARow + 1 {
+		id := b.failing(t, fmt.Sprint("pi_", i), fmt.Sprint(i, "@example.com"))
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+	}
+	require.Equal(t, refusalsInARow+1, b.post.count())
+	require.Zero(t, s.paused())
+}
+
 func TestOneMailboxGetsNoMoreThanItsLimit(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -507,8 +566,10 @@ func TestTheClaimsOfADeadProcessAreTakenOver(t *testing.T) {
 			dying.Close(t.Context())
 			require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
 			w.look(t.Context())
-			require.Equal(t, dying.Number, b.notification(t, id).Owner, "one look is not enough")
-			b.clock.forward(deadAfter)
+			b.clock.forward(deadAfter - time.Second)
+			w.look(t.Context())
+			require.Equal(t, dying.Number, b.notification(t, id).Owner, "neither one look is enough nor two that are close together")
+			b.clock.forward(time.Second)
 			w.look(t.Context())
 			n := b.notification(t, id)
 			require.Zero(t, n.Owner)
@@ -530,12 +591,15 @@ func TestAMailWhoseJobWasLostIsRequeued(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.sender(t)
-	id := b.failing(t, "pi_1", "buyer@example.com")
+	ids := []string{b.failing(t, "pi_1", "buyer@example.com"), b.failing(t, "pi_2", "buyer@example.com")}
+	b.exec(t, `UPDATE notifications SET reason = 'awaits_intent' WHERE id = $1`, ids[1])
 	b.clock.forward(time.Minute + overdue + time.Second)
 	w := watch{sender: s, freeSince: make(map[int64]time.Time)}
 	w.look(t.Context())
 	w.look(t.Context())
-	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id), "once per period")
+	for _, id := range ids {
+		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id), "once per period")
+	}
 }
 
 func TestAMailWhoseMomentHasAJobIsNotRequeued(t *testing.T) {
@@ -593,8 +657,7 @@ func TestAMomentOfMoreMailsThanOneStatementWritesHasAJobForEach(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	id := b.failing(t, "pi_1", "buyer@example.com")
-	b.exec(t, `INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object('id', 'nt_' || i))).*
-		FROM notifications n, generate_series(1, 2500) i WHERE n.id = $1`, id)
+	b.copies(t, id, 2500)
 	require.NoError(t, b.store.QueueDue(t.Context(), job.DueWith(b.notification(t, id).DueAt)))
 	require.Equal(t, 2501, b.count(t, `SELECT count(DISTINCT args->>'notification_id') FROM river_job WHERE kind = 'deliver_mail'`))
 }
@@ -723,14 +786,77 @@ func TestOnlyItsOwnerGivesAClaimBack(t *testing.T) {
 	require.NotNil(t, claimed)
 }
 
+// losingCommit is the store by a way that, once told to, breaks with the news of the next commit.
+func (b *bench) losingCommit(t *testing.T) (through *store.Store, lose *atomic.Bool) {
+	t.Helper()
+	config, err := pgx.ParseConfig(b.dsn)
+	require.NoError(t, err)
+	network, target := pgconn.NetworkAddress(config.Host, config.Port)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	lose = new(atomic.Bool)
+	carry := func(near, far net.Conn) {
+		defer near.Close()
+		defer far.Close()
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := far.Read(buf)
+			if err != nil || bytes.Contains(buf[:n], []byte("COMMIT\x00")) && lose.CompareAndSwap(true, false) {
+				return
+			}
+			if _, err = near.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial(network, target)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			go carry(near, far)
+			go carry(far, near)
+		}
+	}()
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(config.User, config.Password), Host: listener.Addr().String(), Path: config.Database, RawQuery: "sslmode=disable"}
+	through, err = store.Open(t.Context(), store.Config{DSN: u.String(), Keys: b.keys, MaxConns: 2, Now: b.clock.now})
+	require.NoError(t, err)
+	t.Cleanup(through.Close)
+	return through, lose
+}
+
+func TestAClaimOfWhichTheAnswerWasLostIsGivenBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	through, lose := b.losingCommit(t)
+	s := b.sender(t, func(c *Config) { c.Store = through })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	lose.Store(true)
+	_, err := s.Deliver(t.Context(), id)
+	require.ErrorContains(t, err, "claiming")
+	require.Zero(t, b.notification(t, id).Owner)
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
 func TestASecondJobOfAMailLeavesItToTheFirst(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.sender(t)
 	id := b.failing(t, "pi_1", "buyer@example.com")
 	b.clock.forward(time.Minute)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
 	b.post.answer = func(Letter) Outcome {
-		again, err := s.Deliver(context.Background(), id)
+		again, err := s.Deliver(ended, id) // it would give back what it could not claim
 		require.NoError(t, err)
 		require.Zero(t, again)
 		return Outcome{Result: Accepted}
@@ -1023,4 +1149,24 @@ func TestAMailWaitsForTheWordOfItsAttemptsCharge(t *testing.T) {
 	b.clock.forward(decline.ChargeWindow)
 	deliver(t, s, id)
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+func TestAClaimWhoseCommitIsUnderWayIsGivenBackOnceItIsThere(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	claim, err := b.store.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	_, err = claim.Exec(t.Context(), `UPDATE notifications SET owner = 7, tries = 1 WHERE id = $1`, id)
+	require.NoError(t, err)
+	var work errgroup.Group
+	work.Go(func() error { return b.store.Release(t.Context(), 7, id) })
+	require.Eventually(t, func() bool {
+		return b.count(t, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`) == 1
+	}, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, claim.Commit(t.Context()))
+	require.NoError(t, work.Wait())
+	n := b.notification(t, id)
+	require.Zero(t, n.Owner)
+	require.Zero(t, n.Tries)
 }

@@ -168,7 +168,15 @@ func (s *Store) TakeOver(ctx context.Context, number int64, again bool) (ids []s
 
 // Release gives back a claim that the owner may have made without learning of it.
 func (s *Store) Release(ctx context.Context, owner int64, id string) error {
-	if _, err := s.pool.Exec(ctx, `UPDATE notifications SET owner = 0, tries = tries - 1, updated_at = $3 WHERE id = $1 AND owner = $2`, id, owner, s.Now()); err != nil {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		// The claim's commit may still be under way: who has the row's lock sees it, or it will never be.
+		if _, err := tx.Exec(ctx, `SELECT FROM notifications WHERE id = $1 FOR UPDATE`, id); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE notifications SET owner = 0, tries = tries - 1, updated_at = $3 WHERE id = $1 AND owner = $2`, id, owner, s.Now())
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("releasing mail %s: %w", id, err)
 	}
 	return nil

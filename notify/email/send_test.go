@@ -72,6 +72,7 @@ func TestEveryReplyIsJudged(t *testing.T) {
 		"domain takes no mail":          {smtptest.Fault{At: smtptest.Rcpt, Reply: "556 5.1.10 null MX"}, Outcome{Result: RejectedAddress, Phase: PhaseRcpt, Code: 556, Enhanced: "5.1.10"}},
 		"mailbox disabled":              {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.2.1 disabled"}, Outcome{Result: RejectedAddress, Phase: PhaseRcpt, Code: 550, Enhanced: "5.2.1"}},
 		"our own domain is bad":         {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.8 sender domain not found"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.8"}},
+		"address called valid":          {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.5 address valid"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.5"}},
 		"policy at rcpt":                {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.7.1 blocked"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.7.1"}},
 		"no enhanced code":              {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 mailbox unavailable"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550}},
 		"class of codes disagrees":      {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 4.1.1 odd"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550}},
@@ -287,6 +288,11 @@ func TestReasonsHoldNoAddressAndNoSecret(t *testing.T) {
 		require.LessOrEqual(t, len(got.Reason), 300)
 		require.Contains(t, got.Reason, "550 5.1.1")
 	}
+}
+
+func TestAShortNameIsMaskedAloneAndNotInsideAWord(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "no joy: [redacted] is unknown", redact("no joy: <Jo> is unknown", addressSecrets("jo@customer.example")))
 }
 
 func TestAnUnreadableURLIsNamedWithoutItsPassword(t *testing.T) {
