@@ -1157,6 +1157,7 @@ func TestAClaimWhoseCommitIsUnderWayIsGivenBackOnceItIsThere(t *testing.T) {
 	id := b.failing(t, "pi_1", "buyer@example.com")
 	claim, err := b.store.Pool().Begin(t.Context())
 	require.NoError(t, err)
+	defer func() { _ = claim.Rollback(context.Background()) }()
 	_, err = claim.Exec(t.Context(), `UPDATE notifications SET owner = 7, tries = 1 WHERE id = $1`, id)
 	require.NoError(t, err)
 	var work errgroup.Group
