@@ -1171,3 +1171,21 @@ func TestAClaimWhoseCommitIsUnderWayIsGivenBackOnceItIsThere(t *testing.T) {
 	require.Zero(t, n.Owner)
 	require.Zero(t, n.Tries)
 }
+
+func TestALookThatHangsIsGivenUpSoThatTheNextKeepsTheLocks(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Hour) // overdue, and without a job
+	blocker, err := pgx.Connect(t.Context(), b.dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = blocker.Close(context.Background()) })
+	_, err = blocker.Exec(t.Context(), `BEGIN; LOCK TABLE river_job`)
+	require.NoError(t, err)
+	w := newWatch(b.sender(t))
+	w.patience = 100 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	w.look(ctx)
+	require.NoError(t, ctx.Err())
+}

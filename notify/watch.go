@@ -15,6 +15,8 @@ const (
 	deadAfter = 20 * time.Second
 	// overdue is how long a due mail may wait unclaimed before its job is taken to be lost with its process.
 	overdue = 20 * time.Second
+	// lookPatience is how long a look may take: the next one is to take lost locks again before others take this process for dead.
+	lookPatience = 10 * time.Second
 	requeue = time.Minute
 	// wakeAtOnce is how many held mails of one reason are looked at again every minute.
 	wakeAtOnce = 500
@@ -38,12 +40,16 @@ func (s *Sender) Watch(ctx context.Context) {
 
 // Watcher returns the look that Watch repeats, for a caller that keeps its own time.
 func (s *Sender) Watcher() (look func(context.Context)) {
-	w := watch{sender: s, freeSince: make(map[int64]time.Time)}
-	return w.look
+	return newWatch(s).look
+}
+
+func newWatch(s *Sender) *watch {
+	return &watch{sender: s, patience: lookPatience, freeSince: make(map[int64]time.Time)}
 }
 
 type watch struct {
 	sender    *Sender
+	patience  time.Duration
 	freeSince map[int64]time.Time
 	looked    store.MailPlace // how far the walk over the overdue mails has come
 }
@@ -53,7 +59,9 @@ func (w *watch) look(ctx context.Context) {
 	if err := s.keep(ctx); err != nil {
 		w.failed(ctx, err)
 	}
-	idle, err := s.Store.IdleOwners(ctx)
+	patient, cancel := context.WithTimeout(ctx, w.patience)
+	defer cancel()
+	idle, err := s.Store.IdleOwners(patient)
 	if err != nil {
 		clear(w.freeSince) // while this process saw nothing, others may have been unable to take their locks again
 		w.failed(ctx, err)
@@ -71,7 +79,7 @@ func (w *watch) look(ctx context.Context) {
 			still[number] = since
 			continue
 		}
-		ids, err := s.Store.TakeOver(ctx, number, !s.AtMost)
+		ids, err := s.Store.TakeOver(patient, number, !s.AtMost)
 		if err != nil {
 			still[number] = since
 			w.failed(ctx, err)
@@ -83,7 +91,7 @@ func (w *watch) look(ctx context.Context) {
 	if s.Mailer == nil || s.paused() > 0 {
 		return
 	}
-	ids, looked, err := s.Store.RequeueOverdue(ctx, w.looked, overdue, requeue, refusalPause)
+	ids, looked, err := s.Store.RequeueOverdue(patient, w.looked, overdue, requeue, refusalPause)
 	if err != nil {
 		w.failed(ctx, err)
 		return
