@@ -447,7 +447,7 @@ func first(to *string, value string) {
 }
 
 // verdict classifies the merged facts. Discretion is a join: one fact with a fraud signal makes the attempt generic for
-// the customer, whatever the others say.
+// the customer, and one that says that nobody is there to read it keeps all mail back, whatever the others say.
 func verdict(a *attempt, used int, rules decline.Rules) decline.Verdict {
 	var merged decline.Facts
 	occurred := a.created
@@ -455,15 +455,15 @@ func verdict(a *attempt, used int, rules decline.Rules) decline.Verdict {
 		mergeFacts(&merged, classifiable(f, used, occurred))
 	}
 	v := rules.Classify(merged)
-	if v.Hidden {
-		return v
-	}
+	noContact := v.NoContact
 	for _, f := range slices.Concat(a.facts, a.signals) {
-		if single := rules.Classify(classifiable(f, used, occurred)); single.Hidden {
-			single.NoContact = single.NoContact || v.NoContact
-			return single
+		single := rules.Classify(classifiable(f, used, occurred))
+		noContact = noContact || single.NoContact
+		if single.Hidden && !v.Hidden {
+			v = single
 		}
 	}
+	v.NoContact = noContact
 	return v
 }
 

@@ -82,6 +82,7 @@ func TestAStaleLatestChargeIsAnotherAttempt(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Fact){
 		"an authentication failure has no charge": func(f *Fact) { f.ErrorCode = "payment_intent_authentication_failure" },
+		"a customer's refusal has no charge":      func(f *Fact) { f.ErrorCode = "payment_method_customer_decline" },
 		"an expired attempt has no charge":        func(f *Fact) { f.ErrorCode = "payment_intent_payment_attempt_expired" },
 		"another payment method":                  func(f *Fact) { f.MethodID = "pm_2" },
 		"too long after the charge":               func(f *Fact) { f.Created += twinWindow + 1 },
@@ -182,6 +183,33 @@ func TestPendingIsTheNewestIntentEventTiesIncluded(t *testing.T) {
 	require.Equal(t, Pending, derive(action, chargeFailed(1, "x")).Payment.Status, "only intent events are compared")
 }
 
+func TestAPaymentOfFrameIsPendingWhileTheCustomerHasToAct(t *testing.T) {
+	t.Parallel()
+	for _, event := range []string{"charge_intent.requires_action", "charge_intent.payment_action_required"} {
+		action := fact("evt_a", event, "charge_intent")
+		action.Source = "frame"
+		require.Equal(t, Pending, derive(action).Payment.Status, event)
+	}
+}
+
+func TestAnInvoicesAmountIsNotThePayments(t *testing.T) {
+	t.Parallel()
+	invoice := fact("evt_in", "invoice.payment_failed", "invoice")
+	invoice.Invoice, invoice.Amount, invoice.Created = "in_1", 9900, testCreated+1
+	require.EqualValues(t, 4200, derive(chargeFailed(1, "insufficient_funds"), invoice).Payment.Amount)
+}
+
+func TestAnInvoiceIsSettledByWhateverEndsIt(t *testing.T) {
+	t.Parallel()
+	for event, want := range map[string]int64{
+		"invoice.paid": testCreated, "invoice.payment_succeeded": testCreated, "invoice.voided": testCreated,
+		"invoice.marked_uncollectible": testCreated, "invoice_payment.paid": testCreated, "invoice.payment_failed": 0,
+	} {
+		f := fact("evt_in", event, "invoice")
+		require.Equal(t, want, deriveInvoice(testKey, []*Fact{&f}).SettledCreated, event)
+	}
+}
+
 func TestOneFraudSignalHidesTheWholeAttempt(t *testing.T) {
 	t.Parallel()
 	generic := derive(chargeFailed(1, "generic_decline")).Attempts[0]
@@ -195,6 +223,24 @@ func TestOneFraudSignalHidesTheWholeAttempt(t *testing.T) {
 	require.Equal(t, generic.PublicRetry, got.PublicRetry)
 }
 
+func TestNobodyWritesToTheDeadWhateverAnotherCodeSays(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		charge, intent string
+		hidden         bool
+	}{
+		"another is hidden":         {"recipient_deceased", "mystery", true},
+		"another decides":           {"account_closed", "recipient_deceased", false},
+		"another decides, a hidden": {"mystery", "recipient_deceased", true},
+	} {
+		charge, intent := chargeFailed(1, ""), intentFailed(1, "")
+		charge.MethodType, charge.FailureCode, intent.FailureCode = "sepa_debit", c.charge, c.intent
+		d := derive(charge, intent)
+		require.Equal(t, c.hidden, d.Failed[0].verdict.Hidden, name)
+		require.Equal(t, ReasonNoContact, mailOf(t, d).Reason, name)
+	}
+}
+
 func TestTheHoldRunsFromTheFirstFailureAndNeverRestarts(t *testing.T) {
 	t.Parallel()
 	first, second := chargeFailed(1, "insufficient_funds"), chargeFailed(2, "insufficient_funds")
@@ -203,6 +249,25 @@ func TestTheHoldRunsFromTheFirstFailureAndNeverRestarts(t *testing.T) {
 	require.Equal(t, store.Held, mail.Status)
 	require.Equal(t, testNow.Add(time.Minute), mail.DueAt)
 	require.Equal(t, "fl_ch_2", mail.FailureID, "a later attempt changes what is said")
+}
+
+func TestAMailIsDueWhenTheLongestOfItsWaitsIsOver(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change               func(*Fact)
+		hold, holdWeak, want time.Duration
+	}{
+		"weak evidence":                       {func(f *Fact) { f.RequestOrigin = "api" }, time.Minute, time.Hour, time.Hour},
+		"weak evidence and a longer hold":     {func(f *Fact) { f.RequestOrigin = "api" }, time.Hour, time.Minute, time.Hour},
+		"an unsaid invoice":                   {func(f *Fact) { f.APIVersion = invoiceGoneVersion }, time.Minute, time.Minute, invoiceWait},
+		"an unsaid invoice and a longer hold": {func(f *Fact) { f.APIVersion = invoiceGoneVersion }, 2 * invoiceWait, time.Minute, 2 * invoiceWait},
+	} {
+		f, p := chargeFailed(1, "insufficient_funds"), testPolicy()
+		c.change(&f)
+		p.Hold, p.HoldWeak = c.hold, c.holdWeak
+		said := p.Decide(derive(f), testNow)
+		require.Equal(t, testNow.Add(c.want), said[len(said)-1].DueAt, name)
+	}
 }
 
 func TestEveryDecisionNotToMailHasItsReason(t *testing.T) {
@@ -259,6 +324,8 @@ func mailOf(t *testing.T, d Derived) store.Notification {
 
 func TestPresenceLadder(t *testing.T) {
 	t.Parallel()
+	checked := intentFailed(1, "insufficient_funds")
+	checked.RequestOrigin, checked.CVCCheck = "api", "pass"
 	cases := map[string]struct {
 		change  func(*Fact)
 		others  []Fact
@@ -270,8 +337,10 @@ func TestPresenceLadder(t *testing.T) {
 		"a card reader":                     {change: func(f *Fact) { f.MethodType = "interac_present" }, verdict: InPerson, rung: "in_person=strong"},
 		"a bank debit":                      {change: func(f *Fact) { f.MethodType = "sepa_debit" }, verdict: OffSession, rung: "bank_debit=strong"},
 		"old news":                          {change: func(f *Fact) { f.ReceivedAt = f.ReceivedAt.Add(11 * time.Minute) }, verdict: OffSession, rung: "late_event=strong"},
+		"typed by staff":                    {change: func(f *Fact) { f.RequestOrigin, f.Moto = "api", true }, verdict: OffSession, rung: "moto=strong"},
 		"failed authentication":             {change: func(f *Fact) { f.ErrorCode = "payment_intent_authentication_failure" }, verdict: OnSession, rung: "authentication_failure=strong"},
 		"3-D Secure abandoned":              {change: func(f *Fact) { f.ThreeDSecure = "failed:abandoned" }, verdict: OnSession, rung: "three_d_secure=strong"},
+		"3-D Secure with a challenge":       {change: func(f *Fact) { f.ThreeDSecureFlow = "challenge" }, verdict: OnSession, rung: "three_d_secure=strong"},
 		"the bank's page was left":          {change: func(f *Fact) { f.ErrorCode = "payment_method_customer_decline" }, verdict: OnSession, rung: "redirect_left=strong"},
 		"a Checkout order":                  {change: func(f *Fact) { f.OrderReference = "cs_1" }, verdict: OnSession, rung: "checkout_session=strong"},
 		"a renewal":                         {change: func(f *Fact) { f.Invoice = "in_1"; f.RequestOrigin = "api" }, invoice: &store.Invoice{BillingReason: "subscription_cycle"}, verdict: OffSession, rung: "invoice_cycle=strong"},
@@ -281,7 +350,9 @@ func TestPresenceLadder(t *testing.T) {
 		"setup_future_usage means presence": {change: func(f *Fact) { f.RequestOrigin = "api"; f.SetupFutureUsage = "off_session" }, verdict: OnSession, rung: "setup_future_usage=strong"},
 		"an unsaved method":                 {change: func(f *Fact) { f.RequestOrigin = "api"; f.MethodSaved = "no" }, verdict: OnSession, rung: "unsaved_method=strong"},
 		"a method made just now":            {change: func(f *Fact) { f.RequestOrigin = "api"; f.MethodCreated = testCreated - 60 }, verdict: OnSession, rung: "fresh_method=strong"},
+		"a method made after the failure":   {change: func(f *Fact) { f.RequestOrigin = "api"; f.MethodCreated = testCreated + 60 }, verdict: OffSession, rung: "saved_method=weak"},
 		"a security code was typed":         {change: func(f *Fact) { f.RequestOrigin = "api"; f.CVCCheck = "pass" }, verdict: OnSession, rung: "cvc_check=strong"},
+		"a security code of the intent's":   {change: func(f *Fact) { f.RequestOrigin = "api" }, others: []Fact{checked}, verdict: OffSession, rung: "saved_method=weak"},
 		"a saved card and nothing else":     {change: func(f *Fact) { f.RequestOrigin = "api" }, verdict: OffSession, rung: "saved_method=weak"},
 		"a wallet may be one click":         {change: func(f *Fact) { f.RequestOrigin = "api"; f.Wallet = "apple_pay" }, verdict: Unseen},
 		"setup_future_usage of an invoice":  {change: func(f *Fact) { f.RequestOrigin = "api"; f.SetupFutureUsage = "off_session"; f.Invoice = "in_1" }, verdict: OffSession, rung: "saved_method=weak"},

@@ -262,3 +262,13 @@ func TestAnEventThatQuotedSomebodyErasedBeforeItsPaymentWasKnownIsErased(t *test
 	c.record(t, intent)
 	require.Empty(t, c.names(t, "cus_OeT7bG0x4kQ2Za", "jenny@example.com"))
 }
+
+func TestSomebodyErasedIsNotLookedUp(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	c.recorder.policy.LooksUp = true
+	c.erase(t, store.Erasure{Customer: "cus_1"})
+	c.record(t, chargeFailed(1, "insufficient_funds"))
+	require.Equal(t, 1, c.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email' AND status = 'held'`))
+	require.Zero(t, c.count(t, `SELECT count(*) FROM river_job WHERE kind = 'look_up_contact'`))
+}

@@ -546,7 +546,7 @@ func (r *Recorder) looksUp(d Derived, loaded *store.Loaded) bool {
 	if !r.policy.LooksUp || p.Source != string(decline.Stripe) || store.IsPseudonym(p.Customer) {
 		return false
 	}
-	if d.invoiceUnsaid && p.PaymentIntent != "" {
+	if d.invoiceUnsaid {
 		return true
 	}
 	if p.Customer == "" && p.Invoice == "" {

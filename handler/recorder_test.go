@@ -277,6 +277,16 @@ func TestACustomerWhoComesToBeKnownLaterIsLookedUp(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email' AND status = 'held' AND customer = 'cus_1'`))
 }
 
+func TestTheIntentOfALoneChargeThatNamesNoInvoiceIsLookedUp(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.recorder.policy.LooksUp = true
+	guest := chargeFailed(1, "insufficient_funds")
+	guest.APIVersion, guest.Customer, guest.MethodType = "2025-03-31.basil", "", "us_bank_account"
+	b.record(t, guest)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'look_up_contact' AND args->>'intent' = 'pi_1'`))
+}
+
 func TestAnAnswerThatNamesTheCustomerAsksNothingMore(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -380,6 +390,17 @@ func TestACloseAnswersAllThatWaitForOnePayment(t *testing.T) {
 	require.Equal(t, 4, b.count(t, `SELECT count(*) FROM facts`))
 }
 
+func TestWhoComesWhenTooManyWaitIsSentAway(t *testing.T) {
+	t.Parallel()
+	r := &Recorder{groups: maxGroups}
+	for range maxWaiting {
+		_, err := r.enqueue(&waiting{})
+		require.NoError(t, err)
+	}
+	_, err := r.enqueue(&waiting{})
+	require.ErrorIs(t, err, ErrBusy)
+}
+
 func TestACancelledRequestDoesNotCancelItsDelivery(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -412,6 +433,18 @@ func TestJobsAreMadeOnlyForMailsThatMayGoOut(t *testing.T) {
 	b.record(t, action, intentFailed(1, "insufficient_funds"))
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'suppressed' AND reason = 'on_session' OR reason = 'payment_pending'`))
 	require.Zero(t, b.count(t, mailsWithJobs))
+}
+
+func TestAMailHasNoJobWhileItsPaymentIsPendingAndOneOnceItFailsAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.record(t, fact("evt_p", "payment_intent.processing", "payment_intent"), chargeFailed(1, "insufficient_funds"))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'held' AND reason = 'payment_pending'`))
+	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job`))
+	again := intentFailed(1, "insufficient_funds")
+	again.Created++
+	b.record(t, again)
+	require.Equal(t, 1, b.count(t, mailsWithJobs))
 }
 
 func TestAddressesAreSealedInTheDatabase(t *testing.T) {
@@ -476,14 +509,18 @@ func TestTheRecipientIsFoundInTheContractsOrder(t *testing.T) {
 
 func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ set, want string }{
-		"superseded":    {`status = 'canceled', reason = 'superseded'`, "canceled superseded"},
-		"unsubscribed":  {`status = 'suppressed', reason = 'unsubscribed'`, "suppressed unsubscribed"},
-		"mailbox limit": {`status = 'suppressed', reason = 'mailbox_limit'`, "suppressed mailbox_limit"},
-		"too old":       {`status = 'suppressed', reason = 'too_old'`, "suppressed too_old"},
-		"storm":         {`reason = 'mail_storm'`, "held mail_storm"},
-		"not now":       {`next_try_at = now()`, "held "},
+	cases := map[string]struct{ set, want string }{
+		"superseded": {`status = 'canceled', reason = 'superseded'`, "canceled superseded"},
+		"storm":      {`reason = 'mail_storm'`, "held mail_storm"},
+		"not now":    {`next_try_at = now()`, "held "},
+	}
+	for _, reason := range []string{
+		"unsubscribed", "bounced", "customer_deleted", "invalid_address", "mailbox_limit", "payment_limit",
+		"too_old", "no_address", "mail_storm", "daily_limit", "smtp_not_configured",
 	} {
+		cases["ended by "+reason] = struct{ set, want string }{`status = 'suppressed', reason = '` + reason + `'`, "suppressed " + reason}
+	}
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t)

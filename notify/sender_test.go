@@ -556,7 +556,7 @@ func TestTheClaimsOfADeadProcessAreTakenOver(t *testing.T) {
 			require.NotNil(t, claimed)
 
 			s := b.sender(t, func(c *Config) { c.AtMost = atMost })
-			w := watch{sender: s, freeSince: make(map[int64]time.Time)}
+			w := newWatch(s)
 			for range 3 { // while it lives, however long it takes, nobody touches its claim
 				w.look(t.Context())
 				b.clock.forward(time.Hour)
@@ -594,7 +594,7 @@ func TestAMailWhoseJobWasLostIsRequeued(t *testing.T) {
 	ids := []string{b.failing(t, "pi_1", "buyer@example.com"), b.failing(t, "pi_2", "buyer@example.com")}
 	b.exec(t, `UPDATE notifications SET reason = 'awaits_intent' WHERE id = $1`, ids[1])
 	b.clock.forward(time.Minute + overdue + time.Second)
-	w := watch{sender: s, freeSince: make(map[int64]time.Time)}
+	w := newWatch(s)
 	w.look(t.Context())
 	w.look(t.Context())
 	for _, id := range ids {

@@ -17,7 +17,7 @@ const (
 	overdue = 20 * time.Second
 	// lookPatience is how long a look may take: the next one is to take lost locks again before others take this process for dead.
 	lookPatience = 10 * time.Second
-	requeue = time.Minute
+	requeue      = time.Minute
 	// wakeAtOnce is how many held mails of one reason are looked at again every minute.
 	wakeAtOnce = 500
 )
