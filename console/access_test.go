@@ -75,6 +75,12 @@ func TestForeignIDsAnswerLikeUnknownOnes(t *testing.T) {
 	require.Equal(t, []string{"nt_own"}, b.get("/v1/customers/cus_own/inbox").ids(t))
 	require.Equal(t, http.StatusOK, b.call(http.MethodPost, "/v1/inbox/nt_own/read", "").status)
 
+	for _, account := range []string{"acct_other", "acct_none", ""} {
+		require.Empty(t, b.get("/v1/failures", "account", account).ids(t), "what is asked for is another account's, so it is nothing")
+		require.Equal(t, http.StatusNotFound, b.get("/v1/payments/pi_own", "account", account).status)
+	}
+	require.Equal(t, []string{"fl_own"}, b.get("/v1/failures", "account", ownAccount).ids(t))
+
 	type route struct{ method, path, prefix string }
 	routes := []route{
 		{"GET", "/v1/failures/", "fl_"}, {"GET", "/v1/payments/", "pi_"}, {"GET", "/v1/failures?starting_after=", "fl_"},

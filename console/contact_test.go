@@ -50,6 +50,7 @@ func TestABadContactIsRefusedByItsMember(t *testing.T) {
 		{``, ""}, {`{}`, ""}, {`null`, ""}, {`[]`, ""}, {`"x"`, ""}, {`{"email":"a@b.example"} {}`, ""}, {`{"email":`, ""},
 		{`{"email":null}`, ""},
 		{`{"email":1}`, "email"}, {`{"mail":"a@b.example"}`, "mail"},
+		{`{"EMAIL":"a@b.example"}`, "EMAIL"}, {`{"email":"a@b.example","email":"a@b.example"}`, "email"},
 		{`{"email":"a@b.example","locale":"x"}`, "locale"}, {`{"locale":"deutsch!"}`, "locale"}, {`{"locale":"en-"}`, "locale"}, {`{"locale":"` + strings.Repeat("a-", 30) + `"}`, "locale"},
 		{`{"time_zone":"Mars/Base"}`, "time_zone"}, {`{"time_zone":"Local"}`, "time_zone"}, {`{"time_zone":"../../etc/passwd"}`, "time_zone"},
 	} {
@@ -74,6 +75,8 @@ func TestABadContactIsRefusedByItsMember(t *testing.T) {
 		a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"`+email+`"}`)
 		require.Equal(t, http.StatusOK, a.status, email)
 	}
+	gzipped := b.send(t, http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"a@b.example"}`, func(r *http.Request) { r.Header.Set("Content-Encoding", "gzip") })
+	require.Equal(t, http.StatusUnsupportedMediaType, gzipped.status, gzipped.body)
 	a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"`+strings.Repeat("a", contactLimit)+`"}`)
 	require.Equal(t, http.StatusRequestEntityTooLarge, a.status)
 	a = b.call(http.MethodPut, "/v1/customers/cus_1/contact", `email=a@b.example`, func(r *http.Request) { r.Header.Set("Content-Type", "application/x-www-form-urlencoded") })

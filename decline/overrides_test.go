@@ -41,12 +41,56 @@ func TestAnOverrideChangesOneCode(t *testing.T) {
 
 func TestAnOverrideDoesNotLoosenWhatOthersDemand(t *testing.T) {
 	t.Parallel()
-	r := loadOverrides(t, `{"insufficient_funds": {"retry": "retry_now"}, "generic_decline": {"next_step": "try_again"}}`)
+	r := loadOverrides(t, `{"insufficient_funds": {"retry": "retry_now"}, "generic_decline": {"next_step": "try_again"}, "expired_card": {"retry": "retry_later"}}`)
 	v := r.Classify(decline.Facts{DeclineCode: "insufficient_funds", AdviceCode: "do_not_try_again"})
 	require.Equal(t, decline.RetryNever, v.Retry.Verdict)
 	require.Equal(t, decline.RetryNow, r.Classify(decline.Facts{DeclineCode: "insufficient_funds"}).Retry.Verdict)
+	require.Equal(t, decline.RetryLater, r.Classify(decline.Facts{DeclineCode: "expired_card"}).Retry.Verdict)
+	require.Equal(t, "visa:category_3", r.Classify(decline.Facts{DeclineCode: "expired_card", Network: "visa", NetworkDeclineCode: "54"}).Retry.LimitedBy)
 	require.Equal(t, generic(), r.Classify(decline.Facts{DeclineCode: "generic_decline"}).Public, "the generic view has one value")
 	require.Equal(t, generic(), r.Classify(decline.Facts{DeclineCode: "insufficient_funds", OutcomeType: "blocked"}).Public)
+}
+
+func TestAnOverrideOfACodeIsNotOneOfTheAdviceOrNumberOfItsName(t *testing.T) {
+	t.Parallel()
+	r := loadOverrides(t, `{"try_again_later": {"retry": "never"}, "insufficient_funds": {"retry": "never"}}`)
+	for name, f := range map[string]decline.Facts{
+		"try_again_later of Stripe's advice": {DeclineCode: "processing_error", AdviceCode: "try_again_later"},
+		"insufficient_funds, as Visa's 51":   {DeclineCode: "processing_error", Network: "visa", NetworkDeclineCode: "51"},
+	} {
+		require.Equal(t, decline.RetryLater, r.Classify(f).Retry.Verdict, name)
+	}
+	require.Equal(t, decline.RetryNever, r.Classify(decline.Facts{DeclineCode: "try_again_later"}).Retry.Verdict)
+}
+
+// What the file may say of severity and retry counts: it is the verdict of the code alone.
+func TestAnAcceptedSeverityOrRetryIsApplied(t *testing.T) {
+	t.Parallel()
+	accepted := 0
+	for _, e := range decline.All() {
+		f := decline.Facts{Source: e.Source, AttemptsUsed: 1}
+		switch e.Table {
+		case decline.StripeDeclineCodes:
+			f.DeclineCode = e.Code
+		case decline.FrameDeclineCodes:
+			f.FailureCode = e.Code
+		default:
+			continue
+		}
+		for member, words := range map[string][]string{"severity": {"soft", "hard"}, "retry": {"retry_now", "retry_later", "after_customer_action", "never"}} {
+			for _, word := range words {
+				o, err := decline.LoadOverrides(strings.NewReader(`{"` + e.Code + `": {"` + member + `": "` + word + `"}}`))
+				if err != nil {
+					continue
+				}
+				accepted++
+				v := decline.Rules{Overrides: o}.Classify(f)
+				require.Equal(t, word, map[string]string{"severity": string(v.Severity), "retry": string(v.Retry.Verdict)}[member], e.Code)
+				require.Equal(t, "override:merchant", v.DecidedBy)
+			}
+		}
+	}
+	require.NotZero(t, accepted)
 }
 
 func TestABadOverrideIsRefused(t *testing.T) {
@@ -62,6 +106,9 @@ func TestABadOverrideIsRefused(t *testing.T) {
 		"a typo in a code":                  {`{"do_not_honour": {}}`, "did you mean do_not_honor"},
 		"no such code":                      {`{"zzzzzzzzzzzzzzzzzzz": {}}`, "no such code"},
 		"a network's number":                {`{"51": {}}`, "no such code"},
+		"a network's advice":                {`{"03": {"retry": "never"}}`, "no such code"},
+		"Stripe's advice":                   {`{"confirm_card_data": {"retry": "never"}}`, "no such code"},
+		"what has no code":                  {`{"unknown": {"severity": "hard"}}`, "no such code"},
 		"an unknown member":                 {`{"do_not_honor": {"disclose": false}}`, "no such member"},
 		"an unknown severity":               {`{"do_not_honor": {"severity": "medium"}}`, "soft or hard"},
 		"an unknown step":                   {`{"do_not_honor": {"next_step": "dance"}}`, "none of"},

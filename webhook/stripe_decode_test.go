@@ -353,6 +353,10 @@ func TestTextsAreMadeSafe(t *testing.T) {
 	got, out := message(`"card 4242 4242 4242 4242 of 5555555555554444, order 4242424242424243"`)
 	require.Equal(t, "card **** **** **** 4242 of ************4444, order 4242424242424243", got)
 	require.Equal(t, 2, out.Masked)
+	got, _ = message(`"4242424242424242 99"`)
+	require.Equal(t, "************4242 99", got, "beside another number")
+	got, _ = message(`"0000000000000000"`)
+	require.Equal(t, "0000000000000000", got, "no card number begins with 0")
 }
 
 func TestIdsStayDistinctAndWhole(t *testing.T) {

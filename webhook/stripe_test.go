@@ -238,6 +238,13 @@ func TestBodiesThatAreHeldBackTakeNoMoreThanTheirShareOfMemory(t *testing.T) {
 	d.stripe.receiving.Store(0)
 	require.Equal(t, http.StatusOK, d.signed(t, []byte(failedCharge)).status)
 	require.Zero(t, held())
+
+	aside := []byte(`{"id":"evt_1","type":"charge.failed"}`)
+	var kept int64
+	d.recorder.fail = func(context.Context) error { kept = held(); return nil }
+	require.Equal(t, http.StatusOK, d.signed(t, aside).status)
+	require.EqualValues(t, len(aside), kept, "what is kept aside counts until it is stored")
+	require.Zero(t, held())
 }
 
 func TestEncodedBodiesAreRefused(t *testing.T) {
