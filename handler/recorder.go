@@ -27,10 +27,10 @@ const (
 	maxGroup = 128
 	// maxWaiting is how many deliveries may wait; beyond it the sender is told to come back.
 	maxWaiting = 2048
-	// maxGroups is how many groups are in the making at a time: while Postgres writes one, the next is derived. The
+	// committers is how many groups are in the making at a time: while Postgres writes one, the next is derived. The
 	// second begins only with aside or more deliveries: a group costs nearly as much for one as for a few.
-	maxGroups = 2
-	aside     = 8
+	committers = 2
+	aside      = 8
 	// soon is how near a mail's moment must be for it to get a job of its own: a shared one may be over before the group is
 	// committed, or by the clock of the replica that does it. The look for lost jobs finds mails that come later still.
 	soon = 30 * time.Second
@@ -41,18 +41,17 @@ const (
 )
 
 // Recorder turns deliveries into rows. Deliveries that wait at the same moment share one transaction, and each is
-// answered only after its commit; when nothing waits, a delivery is committed at once, by its caller: to hand it to another
-// goroutine, and the answer back, would take two threads' wakes, for which a busy machine has others wait.
+// answered only after its commit; when nothing waits, a delivery is committed at once.
 type Recorder struct {
 	store  *store.Store
 	policy Policy
 	log    *zap.Logger
-	done   sync.WaitGroup // of groups that are being committed
+	done   sync.WaitGroup
 
 	mu      sync.Mutex
-	queue   []*waiting          // while it is not empty, a group is being committed, and who has landed it takes the next
-	groups  int                 // that are being committed
-	flying  int                 // deliveries of those
+	changed sync.Cond // a group may begin, or the recorder closes
+	queue   []*waiting
+	flying  int                 // deliveries that are being committed
 	busy    map[PaymentKey]bool // payments and invoices that those touch
 	rings   map[time.Time]bool  // moments for which a job to send the mails that are due then is known to be stored
 	closing bool
@@ -68,7 +67,7 @@ type waiting struct {
 	answer   chan error
 }
 
-// NewRecorder makes a recorder; Close ends it after what waits has been answered.
+// NewRecorder starts the committers. Close ends them after what waits has been answered.
 func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometheus.Registerer) *Recorder {
 	r := &Recorder{
 		store: s, policy: policy, log: log, busy: make(map[PaymentKey]bool), rings: make(map[time.Time]bool),
@@ -84,24 +83,22 @@ func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometh
 	}
 	r.policy.NotificationID, r.policy.AttemptID = s.NotificationID, s.AttemptID
 	metrics.MustRegister(r.failures, r.unknown, r.groupSize)
+	r.changed.L = &r.mu
+	for range committers {
+		r.done.Go(r.commitGroups)
+	}
 	return r
 }
 
 // Record stores a delivery and returns nil once it is durable. ErrBusy means that too many wait. A context that ends
-// stops the waiting for others, not the storing.
+// stops the waiting, not the storing.
 func (r *Recorder) Record(ctx context.Context, d Delivery) error {
 	if len(d.Facts) == 0 && d.Customer == nil && d.Quarantine == nil {
 		return nil
 	}
 	w := &waiting{delivery: d, touches: touches(d), answer: make(chan error, 1)}
-	group, err := r.enqueue(w)
-	if err != nil {
-		return err
-	}
-	if len(group) > 0 {
-		if next := r.fly(group); len(next) > 0 {
-			go r.flyAll(next) // its own answer is there
-		}
+	if !r.enqueue(w) {
+		return ErrBusy
 	}
 	select {
 	case err := <-w.answer:
@@ -111,63 +108,70 @@ func (r *Recorder) Record(ctx context.Context, d Delivery) error {
 	}
 }
 
-// enqueue adds a delivery to those that wait, and returns a group for the caller to fly where one may begin.
-func (r *Recorder) enqueue(w *waiting) (group []*waiting, err error) {
+func (r *Recorder) enqueue(w *waiting) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closing || len(r.queue) >= maxWaiting {
-		return nil, ErrBusy
+		return false
 	}
 	r.queue = append(r.queue, w)
-	return r.next(), nil
+	if r.ready() {
+		r.changed.Signal()
+	}
+	return true
 }
 
-// Close returns when all that waits is answered. Deliveries that come after it get ErrBusy.
+// Close answers what waits and ends the committers. Deliveries that come after it get ErrBusy.
 func (r *Recorder) Close() {
 	r.mu.Lock()
 	r.closing = true
+	r.changed.Broadcast()
 	r.mu.Unlock()
 	r.done.Wait()
 }
 
-// flyAll commits a group and those that may begin when one has landed.
-func (r *Recorder) flyAll(group []*waiting) {
-	for len(group) > 0 {
-		few := len(group) < aside
-		group = r.fly(group)
-		if few {
+func (r *Recorder) commitGroups() {
+	for {
+		group := r.next()
+		if len(group) == 0 {
+			return
+		}
+		r.groupSize.Observe(float64(len(group)))
+		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+		r.commit(ctx, group)
+		cancel()
+		r.landed(group)
+		if len(group) < aside {
 			runtime.Gosched() // the few who wait have their answers before the next group is derived, not after
 		}
 	}
 }
 
-// fly commits a group and returns the next.
-func (r *Recorder) fly(group []*waiting) (next []*waiting) {
-	defer r.done.Done()
-	r.groupSize.Observe(float64(len(group)))
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	r.commit(ctx, group)
-	return r.landed(group)
-}
-
-// next takes a group where one may begin, and marks it as flying. It is called with the lock held.
-func (r *Recorder) next() []*waiting {
-	if r.groups == maxGroups || !r.ready() {
-		return nil
+// next waits for a group and marks it as flying; an empty one means the end.
+func (r *Recorder) next() (group []*waiting) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		if r.ready() {
+			if group = r.take(); len(group) > 0 {
+				if r.ready() {
+					r.changed.Signal() // for what is left
+				}
+				return group
+			}
+		}
+		if r.closing && len(r.queue) == 0 {
+			return nil
+		}
+		r.changed.Wait()
 	}
-	group := r.take()
-	if len(group) > 0 {
-		r.groups++
-		r.done.Add(1)
-	}
-	return group
 }
 
 // ready tells whether a group may begin: while one is flying, the next begins once as many wait, or when it has landed.
-// Sooner, it would be small, and small groups cost more than they save.
+// Sooner, it would be small, and small groups cost more than they save; only a recorder that closes does not mind. Whoever has
+// landed a group looks by itself, so nobody is woken for that.
 func (r *Recorder) ready() bool {
-	return len(r.queue) > 0 && (r.flying == 0 || len(r.queue) >= max(r.flying, aside))
+	return len(r.queue) > 0 && (r.flying == 0 || len(r.queue) >= max(r.flying, aside) || r.closing)
 }
 
 // take removes a group from the queue. What touches a payment that is being committed stays: it would only wait for its
@@ -195,18 +199,18 @@ func (r *Recorder) take() (group []*waiting) {
 	return group
 }
 
-// landed takes a group from those that fly, and returns the next.
-func (r *Recorder) landed(group []*waiting) (next []*waiting) {
+func (r *Recorder) landed(group []*waiting) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.groups--
 	r.flying -= len(group)
 	for _, w := range group {
 		for _, k := range w.touches {
 			delete(r.busy, k)
 		}
 	}
-	return r.next()
+	if r.closing {
+		r.changed.Broadcast() // what waits may have waited for these payments
+	}
 }
 
 // touches lists the payments and invoices that a delivery is about.
@@ -224,8 +228,8 @@ func touches(d Delivery) (keys []PaymentKey) {
 }
 
 // commit stores a group and answers each. Rows that Postgres refuses must not fail their neighbours: the group is halved
-// until the one is alone, and that one is kept in quarantine. So is what we cannot derive anything from but a panic: it runs in
-// some request's goroutine, whose end would leave the others waiting.
+// until the one is alone, and that one is kept in quarantine. So is one that meets a defect of ours: a panic would end the
+// process, and again at each of the delivery's repeats.
 func (r *Recorder) commit(ctx context.Context, group []*waiting) {
 	var out *outcome
 	run := func(doubtful bool) (err error) {

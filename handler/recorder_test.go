@@ -372,9 +372,7 @@ func TestACloseAnswersAllThatWaitForOnePayment(t *testing.T) {
 		f.ReceivedAt = time.Time{}
 		d := Delivery{Facts: []Fact{f}}
 		waiters[i] = &waiting{delivery: d, touches: touches(d), answer: make(chan error, 1)}
-		group, err := b.recorder.enqueue(waiters[i])
-		require.NoError(t, err)
-		go b.recorder.flyAll(group)
+		require.True(t, b.recorder.enqueue(waiters[i]))
 	}
 	b.recorder.Close()
 	for _, w := range waiters {
@@ -385,20 +383,18 @@ func TestACloseAnswersAllThatWaitForOnePayment(t *testing.T) {
 			t.Fatal("a delivery was left behind")
 		}
 	}
-	_, err := b.recorder.enqueue(waiters[0])
-	require.ErrorIs(t, err, ErrBusy, "the recorder is closed")
+	require.False(t, b.recorder.enqueue(waiters[0]), "the recorder is closed")
 	require.Equal(t, 4, b.count(t, `SELECT count(*) FROM facts`))
 }
 
 func TestWhoComesWhenTooManyWaitIsSentAway(t *testing.T) {
 	t.Parallel()
-	r := &Recorder{groups: maxGroups}
+	r := &Recorder{} // without committers
+	r.changed.L = &r.mu
 	for range maxWaiting {
-		_, err := r.enqueue(&waiting{})
-		require.NoError(t, err)
+		require.True(t, r.enqueue(&waiting{}))
 	}
-	_, err := r.enqueue(&waiting{})
-	require.ErrorIs(t, err, ErrBusy)
+	require.False(t, r.enqueue(&waiting{}))
 }
 
 func TestACancelledRequestDoesNotCancelItsDelivery(t *testing.T) {

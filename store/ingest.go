@@ -142,7 +142,7 @@ func giveRoom(c *pgconn.PgConn) {
 	c.Frontend().Send(r)
 }
 
-// maxIngests is how many transactions of InIngest run at a time: as many as a recorder has groups in the making.
+// maxIngests is how many transactions of InIngest run at a time: a recorder has two committers.
 const maxIngests = 2
 
 // IsDataError tells whether Postgres refused the data itself: the same rows would be refused for ever.
