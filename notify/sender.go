@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -169,7 +168,7 @@ func (s *Sender) Deliver(ctx context.Context, id string) (again time.Duration, e
 		return 0, nil
 	}
 	// From here on the claim must be settled, also when the job's context ends.
-	x, outcome, err := s.trySend(ctx, owner, claimed)
+	x, outcome, err := s.send(ctx, owner, claimed)
 	if err != nil {
 		// Nothing was sent: give the claim back and let the job come again.
 		x = store.Settlement{Notification: claimed.Notification}
@@ -229,16 +228,6 @@ func (s *Sender) insist(ctx context.Context, id string, write func(context.Conte
 	}
 }
 
-// trySend is send, of which a panic is an error too: the claim would stay open for as long as the process lives.
-func (s *Sender) trySend(ctx context.Context, owner *store.Owner, c *store.Claimed) (x store.Settlement, outcome Outcome, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("sending mail %s: a panic with a %T\n%s", c.Notification.ID, p, debug.Stack()) // its text may quote the mail
-		}
-	}()
-	return s.send(ctx, owner, c)
-}
-
 // send finds the recipient, sends, and says what is to become of the claim.
 func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed) (x store.Settlement, outcome Outcome, err error) {
 	n := c.Notification
@@ -293,7 +282,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	if err != nil {
 		return x, outcome, err
 	}
-	outcome = s.Mailer.Deliver(ctx, Letter{
+	outcome = s.hand(ctx, Letter{
 		To: to.Email, Account: c.Payment.Account, Locale: n.Locale, Template: n.Template,
 		Public: decline.Public{
 			Code: c.Attempt.PublicCode, NextStep: decline.NextStep(c.Attempt.PublicNextStep),
@@ -312,6 +301,18 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		x.FollowUps = s.reminders(n)
 	}
 	return x, outcome, nil
+}
+
+// hand gives a letter to the mailer. A panic there tells as little as a server that does not answer; it may not end the job, whose
+// claim would stay open for as long as the process lives.
+func (s *Sender) hand(ctx context.Context, l Letter) (o Outcome) {
+	defer func() {
+		if p := recover(); p != nil { // its text may quote the mail
+			s.Log.Error("mailer.panicked", zap.String("message_id", l.MessageID), zap.String("with", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+			o = Outcome{Result: Undecided, Reason: "panic"}
+		}
+	}()
+	return s.Mailer.Deliver(ctx, l)
 }
 
 // localeFor picks the language of a mail: the customer's wish, else the account's, else the merchant's default. A wish that

@@ -1060,18 +1060,23 @@ func TestAMailsJobThatFailedOftenComesAgainSoon(t *testing.T) {
 	require.WithinDuration(t, time.Now(), next, 10*time.Minute, "the look for lost mails passes over it until then")
 }
 
-func TestAPanicGivesTheClaimBackAndQuotesNothing(t *testing.T) {
+func TestAPanicOfTheMailerIsNoAnswerAndItsMailIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.sender(t)
 	id := b.failing(t, "pi_1", "buyer@example.com")
 	b.clock.forward(time.Minute)
 	b.post.answer = func(l Letter) Outcome { panic("a defect about " + l.To) }
-	_, err := s.Deliver(t.Context(), id)
-	require.ErrorContains(t, err, "sender_test.go", "it says where")
-	require.NotContains(t, err.Error(), "buyer@")
-	require.Zero(t, b.notification(t, id).Owner)
+	deliver(t, s, id)
+	told := b.logs.FilterMessage("mailer.panicked").All()
+	require.Len(t, told, 1)
+	require.Contains(t, told[0].ContextMap()["stack"], "sender_test.go", "it says where")
+	require.NotContains(t, fmt.Sprint(b.logs.All()), "buyer@")
+	n := b.notification(t, id)
+	require.Equal(t, store.Held, n.Status)
+	require.Zero(t, n.Owner)
 	b.post.answer = nil
+	b.clock.forward(longestRetry)
 	deliver(t, s, id)
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }
