@@ -257,12 +257,19 @@ func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch3'`))
 }
 
+// setupGuest has a recorder that looks customers up, and the failed bank debit of a payer who is not known.
+func setupGuest(t *testing.T) (b bench, guest Fact) {
+	t.Helper()
+	b = setup(t)
+	b.recorder.policy.LooksUp = true
+	guest = chargeFailed(1, "insufficient_funds")
+	guest.Customer, guest.MethodType = "", "us_bank_account"
+	return b, guest
+}
+
 func TestACustomerWhoComesToBeKnownLaterIsLookedUp(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	b.recorder.policy.LooksUp = true
-	guest := chargeFailed(1, "insufficient_funds")
-	guest.Customer, guest.MethodType = "", "us_bank_account"
+	b, guest := setupGuest(t)
 	b.record(t, guest)
 	lookUps := func() int { return b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'look_up_contact'`) }
 	require.Zero(t, lookUps())
@@ -279,20 +286,15 @@ func TestACustomerWhoComesToBeKnownLaterIsLookedUp(t *testing.T) {
 
 func TestTheIntentOfALoneChargeThatNamesNoInvoiceIsLookedUp(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	b.recorder.policy.LooksUp = true
-	guest := chargeFailed(1, "insufficient_funds")
-	guest.APIVersion, guest.Customer, guest.MethodType = "2025-03-31.basil", "", "us_bank_account"
+	b, guest := setupGuest(t)
+	guest.APIVersion = "2025-03-31.basil"
 	b.record(t, guest)
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE kind = 'look_up_contact' AND args->>'intent' = 'pi_1'`))
 }
 
 func TestAnAnswerThatNamesTheCustomerAsksNothingMore(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	b.recorder.policy.LooksUp = true
-	guest := chargeFailed(1, "insufficient_funds")
-	guest.Customer, guest.MethodType = "", "us_bank_account"
+	b, guest := setupGuest(t)
 	read := intentFailed(1, "insufficient_funds")
 	read.EventID, read.EventType, read.MethodType = "api:pi_1:requires_payment_method", "payment_intent.read", "us_bank_account"
 	b.record(t, guest, read)
