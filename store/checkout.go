@@ -126,7 +126,7 @@ func (s *Store) KeepCheckoutStreams(ctx context.Context, streams []CheckoutStrea
 		INSERT INTO checkout_streams (payment_id, source, account, livemode, id, heartbeat_at)
 		SELECT u.*, $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[]) AS u
 		ON CONFLICT (id) DO UPDATE SET heartbeat_at = EXCLUDED.heartbeat_at`,
-		arraysOf(keys).args(ids, s.now().UTC())...); err != nil {
+		arraysOf(keys).args(ids, s.Now())...); err != nil {
 		return fmt.Errorf("writing the heartbeat of %d checkout streams: %w", len(streams), err)
 	}
 	return nil
@@ -142,7 +142,7 @@ func (s *Store) DropCheckoutStreams(ctx context.Context, ids []string) error {
 
 // SweepCheckoutStreams removes the rows that dead replicas left: those whose last heartbeat is older than age.
 func (s *Store) SweepCheckoutStreams(ctx context.Context, age time.Duration) error {
-	if _, err := s.pool.Exec(ctx, `DELETE FROM checkout_streams WHERE heartbeat_at < $1`, s.now().Add(-age).UTC()); err != nil {
+	if _, err := s.pool.Exec(ctx, `DELETE FROM checkout_streams WHERE heartbeat_at < $1`, s.Now().Add(-age)); err != nil {
 		return fmt.Errorf("sweeping checkout streams: %w", err)
 	}
 	return nil

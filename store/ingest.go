@@ -562,6 +562,3 @@ func queueDue(b *pgx.Batch, due []job.DeliverDue) error {
 	}
 	return nil
 }
-
-// Now is the store's clock, in UTC and in the precision that Postgres keeps.
-func (s *Store) Now() time.Time { return s.now().UTC().Truncate(time.Microsecond) }

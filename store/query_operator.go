@@ -82,7 +82,7 @@ func (s *Store) HeldMails(ctx context.Context, w Within) ([]HeldMail, error) {
 
 // Readiness is what a replica asks of Postgres before it says that it is ready.
 type Readiness struct {
-	Skew         time.Duration // how far Postgres' clock is ahead of ours
+	Skew         time.Duration // how far Postgres' clock is ahead of this machine's
 	SchemaBehind bool
 }
 

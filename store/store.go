@@ -9,6 +9,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -25,9 +26,9 @@ import (
 // Config is what a Store needs.
 type Config struct {
 	DSN      string
-	Keys     []seal.Key // the first encrypts, all decrypt
-	MaxConns int32      // 0: 16
-	Now      func() time.Time
+	Keys     []seal.Key       // the first encrypts, all decrypt
+	MaxConns int32            // 0: 16
+	Now      func() time.Time // this machine's clock; nil: time.Now
 	Log      *zap.Logger
 }
 
@@ -38,7 +39,8 @@ type Store struct {
 	sealer *seal.Sealer
 	hasher *seal.Hasher
 	jobs   *river.Client[pgx.Tx] // inserts only; workers have a client of their own
-	now    func() time.Time
+	now    func() time.Time      // this machine's clock; what is written goes by Now
+	clock  atomic.Pointer[clockReading]
 	log    *zap.Logger
 }
 

@@ -52,7 +52,7 @@ func (r checkoutRows) States(ctx context.Context, keys []checkout.Key) ([]checko
 	return mapped(found, func(s store.CheckoutState) checkout.State {
 		return checkout.State{
 			Key: checkoutKey(s.PaymentKey), Status: s.Status, PaymentIntent: s.PaymentIntent, AttemptID: s.AttemptID,
-			Public: s.Public, AwaitsCharge: s.AwaitsCharge, ReceivedAt: s.ReceivedAt, Locale: s.Locale,
+			Public: s.Public, AwaitsCharge: s.AwaitsCharge, Age: r.Now().Sub(s.ReceivedAt), Locale: s.Locale,
 		}
 	}), err
 }

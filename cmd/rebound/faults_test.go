@@ -545,6 +545,31 @@ func TestAFrozenReplicaThatLostItsSessionSendsNothingWhenItWakes(t *testing.T) {
 	require.Equal(t, "sent", awake.failures(t, p.PaymentID())[0].told()["email"])
 }
 
+// The function stands in for a clock that is off, which no process can have for itself.
+func TestAReplicaWhoseClockIsOffHoldsMailsByPostgresClock(t *testing.T) {
+	t.Parallel()
+	const ahead = 100 * time.Second
+	dsn := storetest.New(t)
+	db, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = db.Close(context.Background()) })
+	_, err = db.Exec(t.Context(), `CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+		RETURN pg_catalog.clock_timestamp() + interval '100 s'`)
+	require.NoError(t, err)
+	r := boot(t, serveEnv(dsn+"&search_path=public,pg_catalog", newKey(), smtptest.New(t, smtptest.Options{}),
+		setting{"NOTIFY_HOLD", "1h"}, setting{"NOTIFY_HOLD_WEAK", "1h"}))
+	behind, err := time.ParseDuration(r.log.wait(t, "clock.set")["behind_postgres"].(string))
+	require.NoError(t, err)
+	require.InDelta(t, ahead.Seconds(), behind.Seconds(), 30)
+	require.Equal(t, http.StatusOK, r.get(t, "/readyz", nil), "it is less than a clock may be off")
+	p, err := sample.Build("charge-only", sample.Params{Now: time.Now(), Email: "late@example.com"})
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, r.post(t, p.Events[0].Body))
+	var held float64
+	require.NoError(t, db.QueryRow(t.Context(), `SELECT extract(epoch FROM due_at - now())::float8 FROM notifications WHERE channel = 'email'`).Scan(&held))
+	require.InDelta(t, (time.Hour + ahead).Seconds(), held, 30)
+}
+
 func TestAHangingMailServerHoldsNoConnectionAndSlowsNoWebhook(t *testing.T) {
 	t.Parallel()
 	const workers = 8

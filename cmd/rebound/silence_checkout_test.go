@@ -48,6 +48,7 @@ type checkoutFake struct {
 
 	mu       sync.Mutex
 	state    *checkout.State
+	told     time.Time
 	onNotify func(string)
 }
 
@@ -61,7 +62,9 @@ func (f *checkoutFake) States(context.Context, []checkout.Key) ([]checkout.State
 	if f.state == nil {
 		return nil, nil
 	}
-	return []checkout.State{*f.state}, nil
+	s := *f.state
+	s.Age = time.Since(f.told)
+	return []checkout.State{s}, nil
 }
 
 func (f *checkoutFake) Keep(context.Context, []checkout.Presence) error   { return nil }
@@ -80,7 +83,7 @@ func (f *checkoutFake) Listen(ctx context.Context, _ string, onNotify func(strin
 
 func (f *checkoutFake) tell(s checkout.State) {
 	f.mu.Lock()
-	f.state = &s
+	f.state, f.told = &s, time.Now()
 	notify := f.onNotify
 	f.mu.Unlock()
 	notify(f.key.PaymentID)
@@ -119,7 +122,6 @@ func transcript(t *testing.T, acceptLanguage string, states ...checkout.State) (
 		running.Go(func() { e.ServeHTTP(w, req) })
 		for _, s := range states {
 			<-time.After(2 * time.Second)
-			s.ReceivedAt = time.Now()
 			fake.tell(s)
 		}
 		<-time.After(20 * time.Second)

@@ -80,7 +80,7 @@ func newServer(ctx context.Context, c *config, o serveOptions) (*server, error) 
 	s.public = s.httpServer(router)
 	s.admin = s.httpServer(console.New(console.Config{
 		Store: s.store, Tokens: c.tokens, Livemode: c.Mode == "live", MaxRetriesPerCharge: c.MaxRetriesPerCharge,
-		Health: health, Metrics: metrics, Log: o.log.Named("console"),
+		Health: health, Metrics: metrics, Now: s.store.Now, Log: o.log.Named("console"),
 	}))
 	return s, nil
 }
@@ -219,6 +219,12 @@ func (s *server) httpServer(h http.Handler) *http.Server {
 func (s *server) start(ctx context.Context) error {
 	// What runs in the background ends by stop, step by step, and not all at once with ctx.
 	ctx = context.WithoutCancel(ctx)
+	watchCtx, cancel := context.WithCancel(ctx)
+	s.endWatch = cancel
+	if err := s.store.SetClock(ctx); err != nil { // before anything is dated
+		return err
+	}
+	s.background.Go(func() { s.store.KeepClock(watchCtx) })
 	if s.sender != nil {
 		if err := s.sender.Start(ctx); err != nil {
 			return err
@@ -226,8 +232,6 @@ func (s *server) start(ctx context.Context) error {
 		if err := s.jobs.Start(ctx); err != nil {
 			return fmt.Errorf("starting the job queue's workers: %w", err)
 		}
-		watchCtx, cancel := context.WithCancel(ctx)
-		s.endWatch = cancel
 		s.background.Go(func() { s.sender.Watch(watchCtx) })
 	}
 	if s.hub != nil {

@@ -45,9 +45,9 @@ type State struct {
 	PaymentIntent string
 	AttemptID     string // the newest failed attempt; "" when there is none, and then all below is empty
 	Public        decline.Public
-	AwaitsCharge  bool      // the attempt has a charge whose event has not come
-	ReceivedAt    time.Time // first receipt of the attempt
-	Locale        string    // the merchant's own choice of language, if any
+	AwaitsCharge  bool          // the attempt has a charge whose event has not come
+	Age           time.Duration // of the attempt since its first receipt, by the clock that dated that
+	Locale        string        // the merchant's own choice of language, if any
 }
 
 // Shown is one payment_failed message that was written to a stream.

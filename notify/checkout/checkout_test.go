@@ -270,7 +270,7 @@ func TestTheChargesEventSharpensTheMessageAtOnce(t *testing.T) {
 	})
 }
 
-func TestAReplicasClockAheadOfOursProlongsTheGenericMessageByFiveSecondsAtMost(t *testing.T) {
+func TestAnAttemptFromTheFutureProlongsTheGenericMessageByFiveSecondsAtMost(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
 		w.store.confirm(payment, secret)
@@ -278,7 +278,7 @@ func TestAReplicasClockAheadOfOursProlongsTheGenericMessageByFiveSecondsAtMost(t
 		defer r.close()
 		pass(time.Second)
 		s := awaiting(failing("fl_1", "insufficient_funds"))
-		s.ReceivedAt = time.Now().Add(time.Hour)
+		s.Age = -time.Hour
 		w.store.tell(s)
 		pass(5 * time.Second)
 		require.Len(t, r.all(), 2)

@@ -26,6 +26,7 @@ type memory struct {
 	mu       sync.Mutex
 	secrets  map[string][]checkout.Secret
 	states   map[checkout.Key]checkout.State
+	received map[string]time.Time // by attempt
 	rows     map[string]checkout.Presence
 	shown    []checkout.Shown
 	lookUps  int
@@ -38,9 +39,10 @@ var errAway = errors.New("the database is away")
 
 func newMemory() *memory {
 	return &memory{
-		secrets: map[string][]checkout.Secret{},
-		states:  map[checkout.Key]checkout.State{},
-		rows:    map[string]checkout.Presence{},
+		secrets:  map[string][]checkout.Secret{},
+		states:   map[checkout.Key]checkout.State{},
+		received: map[string]time.Time{},
+		rows:     map[string]checkout.Presence{},
 	}
 }
 
@@ -68,6 +70,7 @@ func (m *memory) States(_ context.Context, keys []checkout.Key) (found []checkou
 	err = m.call(func() {
 		for _, k := range keys {
 			if s, ok := m.states[k]; ok {
+				s.Age += time.Since(m.received[s.AttemptID])
 				found = append(found, s)
 			}
 		}
@@ -118,6 +121,9 @@ func (m *memory) set(s checkout.State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.states[s.Key] = s
+	if _, known := m.received[s.AttemptID]; !known {
+		m.received[s.AttemptID] = time.Now()
+	}
 }
 
 // tell records a state and notifies.
@@ -322,7 +328,7 @@ func failing(attempt, declineCode string) checkout.State {
 	})
 	return checkout.State{
 		Key: payment, Status: "failing", PaymentIntent: payment.PaymentID, AttemptID: attempt,
-		Public: verdict.Public, ReceivedAt: time.Now(),
+		Public: verdict.Public,
 	}
 }
 

@@ -45,7 +45,7 @@ func (t tables) States(ctx context.Context, keys []checkout.Key) ([]checkout.Sta
 	return each(found, func(c store.CheckoutState) checkout.State {
 		return checkout.State{
 			Key: checkout.Key(c.PaymentKey), Status: c.Status, PaymentIntent: c.PaymentIntent, AttemptID: c.AttemptID,
-			Public: c.Public, AwaitsCharge: c.AwaitsCharge, ReceivedAt: c.ReceivedAt, Locale: c.Locale,
+			Public: c.Public, AwaitsCharge: c.AwaitsCharge, Age: t.Now().Sub(c.ReceivedAt), Locale: c.Locale,
 		}
 	}), err
 }

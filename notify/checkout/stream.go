@@ -85,10 +85,7 @@ func (h *Hub) serve(ctx context.Context, st *stream, out *writer, acceptLanguage
 			now := h.now()
 			if awaited != s.AttemptID {
 				awaited = s.AttemptID
-				sharp = s.ReceivedAt.Add(decline.ChargeWindow)
-				if latest := now.Add(decline.ChargeWindow); sharp.After(latest) { // another replica's clock is ahead of ours
-					sharp = latest
-				}
+				sharp = now.Add(decline.ChargeWindow - max(s.Age, 0)) // below 0: the database's clock was set back
 			}
 			m, news := messageOf(s, acceptLanguage, now, sharp)
 			if news && m.id != lastID {
