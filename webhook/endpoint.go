@@ -25,7 +25,8 @@ import (
 // Defaults and limits of an endpoint.
 const (
 	DefaultBodyLimit = 256 << 10
-	MinSecretBytes   = 24
+	// MinSecretBytes is the shortest signing secret that is taken: an empty or guessable one would let anybody sign.
+	MinSecretBytes = 24
 	// recordTimeout leaves a second of the five within which an unstored delivery is refused.
 	recordTimeout = 4 * time.Second
 	// retryAfter asks a sender that could not be served to wait; providers keep their own schedules all the same.

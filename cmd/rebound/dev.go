@@ -128,7 +128,7 @@ func keptSecrets(path string) (devSecrets, error) {
 	content, err := os.ReadFile(path) //nolint:gosec // below DATA_DIR
 	if err == nil {
 		err := json.Unmarshal(content, &s)
-		if _, keyErr := seal.ParseKeys(s.EncryptionKey); err != nil || keyErr != nil || len(s.WebhookSecret) < minSecret || s.APIToken == "" {
+		if _, keyErr := seal.ParseKeys(s.EncryptionKey); err != nil || keyErr != nil || len(s.WebhookSecret) < webhook.MinSecretBytes || s.APIToken == "" {
 			return s, fmt.Errorf("reading %s: it is damaged; remove it together with the data directory to start afresh", path)
 		}
 		return s, nil

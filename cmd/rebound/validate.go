@@ -26,10 +26,8 @@ import (
 	"rebound/notify/link"
 	"rebound/store"
 	"rebound/store/seal"
+	"rebound/webhook"
 )
-
-// minSecret is the shortest signing secret that is taken, in bytes: an empty or guessable one would let anybody sign.
-const minSecret = 24
 
 // minRetention is how long failures are kept at least in live mode.
 const minRetention = 90 * 24 * time.Hour
@@ -338,8 +336,8 @@ func secrets(f *faults, variable, list string) []string {
 		switch {
 		case item == "":
 			f.add(variable, "item %d of %d is empty", i+1, len(items))
-		case len(item) < minSecret:
-			f.add(variable, "item %d of %d has %d bytes; a signing secret has at least %d", i+1, len(items), len(item), minSecret)
+		case len(item) < webhook.MinSecretBytes:
+			f.add(variable, "item %d of %d has %d bytes; a signing secret has at least %d", i+1, len(items), len(item), webhook.MinSecretBytes)
 		}
 	}
 	return items
