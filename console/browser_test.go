@@ -1,18 +1,17 @@
 package console
 
 import (
-	"context"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"rebound/notify/browsertest"
 )
 
 // pale lists the texts whose contrast with what lies behind them is under 4.5, the least that WCAG AA allows.
@@ -36,28 +35,9 @@ const pale = `(() => {
 // keeps the pictures.
 func TestThePagesInABrowser(t *testing.T) {
 	t.Parallel()
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
-	if path == "" {
-		require.Empty(t, os.Getenv("CI"), "CI must have Chromium")
-		t.Skip("no Chromium on this machine: the pages were not looked at")
-	}
+	tab := browsertest.Tab(t)
 	b := setup(t)
 	b.staged()
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true))
-	allocator, stop := chromedp.NewExecAllocator(t.Context(), options...)
-	defer stop()
-	tab, closeTab := chromedp.NewContext(allocator)
-	defer closeTab()
-	tab, expire := context.WithTimeout(tab, 3*time.Minute)
-	defer expire()
 	evaluate := func(js string) string {
 		v, err := chromedp.Run(tab, chromedp.Evaluate[string](js))
 		require.NoError(t, err)

@@ -10,18 +10,17 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
+	"rebound/notify/browsertest"
 	"rebound/store/localpg"
 )
 
@@ -104,36 +103,6 @@ func dataDirectory(t *testing.T) string {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	return dir
-}
-
-// browserTab opens a tab of a private Chromium; ok is false where there is none, which CI does not accept.
-func browserTab(t *testing.T) (tab context.Context, ok bool) {
-	t.Helper()
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
-	if path == "" {
-		require.Empty(t, os.Getenv("CI"), "CI must have Chromium")
-		return nil, false
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
-	tab, closeTab := chromedp.NewContext(allocator)
-	tab, expire := context.WithTimeout(tab, 2*time.Minute)
-	t.Cleanup(func() {
-		_ = chromedp.Cancel(tab)
-		expire()
-		closeTab()
-		stop()
-	})
-	return tab, true
 }
 
 func shoot(t *testing.T, tab context.Context, name string) {
@@ -288,10 +257,7 @@ func waitMails(t *testing.T, shop string, n int) {
 }
 
 func seeInBrowser(t *testing.T, shop string) {
-	tab, ok := browserTab(t)
-	if !ok {
-		t.Skip("no Chromium on this machine: the pages were not looked at")
-	}
+	tab := browsertest.Tab(t)
 	message := `(document.querySelector('rebound-checkout')?.shadowRoot?.textContent ?? '')`
 	waitText := func(text string) {
 		t.Helper()

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -17,6 +16,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
+	"rebound/notify/browsertest"
 	"rebound/notify/checkout"
 )
 
@@ -58,35 +58,6 @@ var shopPage = template.Must(template.New("shop").Parse(`<!doctype html>
 </script>
 `))
 
-// browser starts Chromium, or skips the test where there is none; in CI there must be one.
-func browser(t *testing.T) context.Context {
-	t.Helper()
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
-	if path == "" {
-		const missing = "no Chromium on this machine: what a browser makes of checkout.js is not tested"
-		if os.Getenv("CI") != "" {
-			t.Fatal(missing)
-		}
-		t.Skip(missing)
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-component-update", true), chromedp.WindowSize(520, 620), chromedp.Flag("lang", "en-US"))
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // until waits for a condition in the page.
 func until(t *testing.T, ctx context.Context, condition string) {
 	t.Helper()
@@ -115,7 +86,7 @@ func screenshot(t *testing.T, ctx context.Context, name string) {
 
 func TestACheckoutPageOnAnotherOriginShowsWhatHappens(t *testing.T) {
 	t.Parallel()
-	ctx := browser(t)
+	ctx := browsertest.Tab(t)
 	d := newDatabase(t)
 	var pages atomic.Pointer[replica]
 	shop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -178,7 +149,7 @@ func TestACheckoutPageOnAnotherOriginShowsWhatHappens(t *testing.T) {
 
 func TestAPageThatIsNotListedCannotEvenLoadTheModule(t *testing.T) {
 	t.Parallel()
-	ctx := browser(t)
+	ctx := browsertest.Tab(t)
 	d := newDatabase(t)
 	a := d.replica()
 	d.payment(paid, "failing", a.HashClientSecret(secret))

@@ -1,57 +1,26 @@
 package email
 
 import (
-	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
 	"rebound/decline"
+	"rebound/notify/browsertest"
 )
-
-// browser opens a tab of a private Chromium. Without one the test is skipped, except in CI.
-func browser(t *testing.T) context.Context {
-	t.Helper()
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
-	if path == "" {
-		require.Empty(t, os.Getenv("CI"), "CI must have Chromium")
-		t.Skip("no Chromium on this machine: the picture of the mail was not looked at")
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true))
-	allocator, stop := chromedp.NewExecAllocator(t.Context(), options...)
-	tab, closeTab := chromedp.NewContext(allocator)
-	tab, expire := context.WithTimeout(tab, 2*time.Minute)
-	t.Cleanup(func() {
-		_ = chromedp.Cancel(tab)
-		expire()
-		closeTab()
-		stop()
-	})
-	return tab
-}
 
 // TestTheMailFitsAPhoneAndADesktop draws the mail; `go test -artifacts` keeps the pictures.
 func TestTheMailFitsAPhoneAndADesktop(t *testing.T) {
 	t.Parallel()
-	tab := browser(t)
+	tab := browsertest.Tab(t)
 	for _, locale := range []string{"en", "de", "ar"} {
 		m := sample()
 		m.Locale = decline.MatchLocale(locale)

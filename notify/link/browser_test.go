@@ -1,44 +1,23 @@
 package link
 
 import (
-	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
 	"rebound/decline"
+	"rebound/notify/browsertest"
 )
 
 // TestTheUnsubscribePageWorksInABrowser clicks through the page under its own content policy; `go test -artifacts`
 // keeps the pictures.
 func TestTheUnsubscribePageWorksInABrowser(t *testing.T) {
 	t.Parallel()
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
-	if path == "" {
-		require.Empty(t, os.Getenv("CI"), "CI must have Chromium")
-		t.Skip("no Chromium on this machine: the pages were not looked at")
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true))
-	allocator, stop := chromedp.NewExecAllocator(t.Context(), options...)
-	defer stop()
-	tab, closeTab := chromedp.NewContext(allocator)
-	defer closeTab()
-	tab, expire := context.WithTimeout(tab, 2*time.Minute)
-	defer expire()
+	tab := browsertest.Tab(t)
 	shoot := func(name string) {
 		picture, err := chromedp.Run(tab, chromedp.CaptureScreenshot())
 		require.NoError(t, err)
