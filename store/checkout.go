@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -199,10 +198,6 @@ const (
 // transaction mode.
 func (s *Store) Listen(ctx context.Context, channel string, onNotify func(payload string), onListening func()) error {
 	config := s.pool.Config().ConnConfig
-	// A connection that only listens would never notice that the other host is gone.
-	config.DialFunc = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3,
-	}}).DialContext
 	backoff, failing := listenBackoffMin, false
 	for {
 		err := listenOnce(ctx, config, channel, onNotify, func() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -116,6 +117,7 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 		config.MaxConns = 16
 	}
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
+	config.ConnConfig.DialFunc = dialer.DialContext
 	params := config.ConnConfig.RuntimeParams
 	maps.Copy(params, byIndexes)
 	maps.Copy(params, promised)
@@ -136,6 +138,16 @@ func connect(ctx context.Context, dsn string, maxConns int32) (*pgxpool.Pool, er
 		return nil, fmt.Errorf("connecting to Postgres: %w", err)
 	}
 	return pool, nil
+}
+
+// lostAfter is how long a host may acknowledge nothing before its connections are given up. A query has no such bound: the
+// job queue's have none at all, and one that waited for a host which was replaced would end the sending of mails with it.
+const lostAfter = 15 * time.Second
+
+// dialer makes connections that end when their other host is gone, those that only wait too.
+var dialer = &net.Dialer{
+	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
+	Control:         giveUpUnanswered,
 }
 
 // longRest is the rest after which a connection is tried before it is used. Postgres takes about as long to come back from a

@@ -18,10 +18,11 @@ type tcpProxy struct {
 	network, target string
 
 	mu     sync.Mutex
-	gate   chan struct{} // closed while bytes flow
-	marker []byte        // the COMMIT that comes with it loses its answer; nil: none
-	lost   int           // answers lost
-	conns  map[net.Conn]struct{}
+	gate   chan struct{}     // closed while bytes flow
+	marker []byte            // the COMMIT that comes with it loses its answer; nil: none
+	lost   int               // answers lost
+	conns  map[net.Conn]bool // true: the program's end
+	gone   map[net.Conn]bool // ends that are to stay as they are
 }
 
 func newTCPProxy(t *testing.T, network, target string) *tcpProxy {
@@ -30,7 +31,7 @@ func newTCPProxy(t *testing.T, network, target string) *tcpProxy {
 	require.NoError(t, err)
 	p := &tcpProxy{
 		address: listener.Addr().String(), network: network, target: target,
-		gate: make(chan struct{}), conns: make(map[net.Conn]struct{}),
+		gate: make(chan struct{}), conns: make(map[net.Conn]bool), gone: make(map[net.Conn]bool),
 	}
 	close(p.gate)
 	var pumps sync.WaitGroup
@@ -112,26 +113,38 @@ func (p *tcpProxy) open() int {
 	return len(p.conns)
 }
 
-func (p *tcpProxy) keep(c net.Conn) (forget func()) {
+func (p *tcpProxy) keep(c net.Conn, near bool) (forget func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.conns[c] = struct{}{}
+	p.conns[c] = near
 	return func() {
-		_ = c.Close()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.conns, c)
+		if p.end(c) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			delete(p.conns, c)
+		}
 	}
 }
 
+// end closes a connection, unless its host has vanished.
+func (p *tcpProxy) end(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone[c] {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
+
 func (p *tcpProxy) carry(near net.Conn) {
-	defer p.keep(near)()
+	defer p.keep(near, true)()
 	p.pass()
 	far, err := net.Dial(p.network, p.target)
 	if err != nil {
 		return
 	}
-	defer p.keep(far)()
+	defer p.keep(far, false)()
 	marked := false // its answer is not to arrive
 	up := func(b []byte) bool {
 		p.mu.Lock()
@@ -163,8 +176,8 @@ func (p *tcpProxy) carry(near net.Conn) {
 
 // pump copies until either side ends; then both do.
 func (p *tcpProxy) pump(to, from net.Conn, look func([]byte) bool) {
-	defer to.Close()
-	defer from.Close()
+	defer p.end(to)
+	defer p.end(from)
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
