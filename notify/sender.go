@@ -392,7 +392,11 @@ func (s *Sender) backoff(tries int64) time.Duration {
 func (s *Sender) paused() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return max(0, s.pausedUntil.Sub(s.Store.Now()))
+	wait := s.pausedUntil.Sub(s.Store.Now())
+	if wait > refusalPause { // no pause is as long: the clock was set back
+		return 0
+	}
+	return max(0, wait)
 }
 
 // reminders are the mails that follow a first one; each re-reads the payment when it is due.

@@ -482,6 +482,44 @@ func TestRefusalsInARowPauseSending(t *testing.T) {
 	require.Equal(t, refusalsInARow, b.post.count())
 }
 
+func TestAPauseIsNoLongerThoughTheClockIsSetBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	ids := []string{b.failing(t, "pi_1", "one@example.com"), b.failing(t, "pi_2", "two@example.com")}
+	b.clock.forward(23 * time.Hour) // the clock was ahead
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Paused, Code: 421} }
+	deliver(t, s, ids[0])
+	b.post.answer = nil
+	b.clock.forward(-22 * time.Hour)
+	again, err := s.Deliver(t.Context(), ids[1])
+	require.NoError(t, err)
+	require.Zero(t, again)
+	require.Equal(t, store.Sent, b.notification(t, ids[1]).Status)
+}
+
+func TestADeadProcessIsFoundThoughTheClockIsSetBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	dying, err := b.store.NewOwner(t.Context())
+	require.NoError(t, err)
+	claimed, _, err := b.store.Claim(t.Context(), dying.Number, id)
+	require.NoError(t, err)
+	require.NotNil(t, claimed)
+	dying.Close(t.Context())
+	require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
+	w := newWatch(b.sender(t))
+	w.look(t.Context())
+	b.clock.forward(-time.Hour)
+	w.look(t.Context())
+	require.Equal(t, dying.Number, b.notification(t, id).Owner)
+	b.clock.forward(deadAfter)
+	w.look(t.Context())
+	require.Zero(t, b.notification(t, id).Owner)
+}
+
 func TestRefusalsWithAnAcceptedMailBetweenThemDoNotPauseSending(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -71,7 +71,7 @@ func (w *watch) look(ctx context.Context) {
 	still := make(map[int64]time.Time, len(idle))
 	for _, number := range idle {
 		since, seen := w.freeSince[number]
-		if !seen {
+		if !seen || since.After(now) { // or the clock was set back
 			still[number] = now
 			continue
 		}
