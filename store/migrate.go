@@ -66,12 +66,17 @@ func MigrationStatus(ctx context.Context, dsn string) (states []MigrationState, 
 		for _, s := range steps {
 			states = append(states, MigrationState{Name: s.Source.Path, Applied: s.State == goose.StateApplied, At: s.AppliedAt})
 		}
-		applied, err := r.ExistingVersions(ctx)
+		// Which are left, not which were done: that list is refused where a newer program has done more.
+		left, err := r.Migrate(ctx, rivermigrate.DirectionUp, &rivermigrate.MigrateOpts{DryRun: true})
 		if err != nil {
 			return fmt.Errorf("reading the job queue's migration status: %w", err)
 		}
+		pending := make(map[int]bool, len(left.Versions))
+		for _, v := range left.Versions {
+			pending[v.Version] = true
+		}
 		for _, v := range r.AllVersions() {
-			states = append(states, MigrationState{Name: fmt.Sprintf("river %03d_%s", v.Version, v.Name), Applied: v.Version <= len(applied)})
+			states = append(states, MigrationState{Name: fmt.Sprintf("river %03d_%s", v.Version, v.Name), Applied: !pending[v.Version]})
 		}
 		return nil
 	})

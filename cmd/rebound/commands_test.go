@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"github.com/stripe/stripe-go/v79/webhook"
 
@@ -228,6 +229,28 @@ func TestServeRefusesASchemaThatIsBehindUnlessToldToMigrate(t *testing.T) {
 	c.cancel()
 	<-c.done
 	require.NoError(t, c.err)
+}
+
+func TestAnOlderProgramServesOnTheSchemaOfANewerOne(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), `WITH ours AS (INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, true))
+		INSERT INTO river_migration (line, version) VALUES ('main', 9999)`)
+	require.NoError(t, err)
+	key := seal.GenerateKey()
+	for _, migrates := range []string{"false", "true"} {
+		c := start(t, []string{
+			"DATABASE_URL=" + dsn, "ENCRYPTION_KEY=" + key, "STRIPE_WEBHOOK_SECRET=" + goodSecret,
+			"LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "MIGRATE_ON_START=" + migrates,
+		}, "serve")
+		c.stderr.find(t, `"(server.listening)"`, c.done)
+		c.cancel()
+		<-c.done
+		require.NoError(t, c.err)
+	}
 }
 
 func TestARoleServesItsOwnRoutes(t *testing.T) {
