@@ -310,6 +310,31 @@ func TestAnOpenCheckoutStreamDoesNotHoldUpTheEnd(t *testing.T) {
 	require.NotContains(t, c.stderr.String(), "_secret_")
 }
 
+func TestAServerThatIsToldToEndWhileItWaitsForItsNumbersLockEnds(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	const class = 0x7265626f // of the locks on processes' numbers
+	_, err = conn.Exec(t.Context(), `SELECT pg_advisory_lock($1, 1)`, class)
+	require.NoError(t, err)
+	c := start(t, complete("DATABASE_URL="+dsn, "LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "LOG_FORMAT=json"), "serve")
+	require.Eventually(t, func() bool {
+		var waits bool
+		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND NOT granted)`, class).Scan(&waits)
+		return err == nil && waits
+	}, 30*time.Second, 10*time.Millisecond)
+	c.cancel()
+	select {
+	case <-c.done:
+		require.NoError(t, c.err)
+	case <-time.After(30 * time.Second):
+		require.NoError(t, conn.Close(t.Context()))
+		require.Fail(t, "it still waits")
+	}
+}
+
 func TestAServerThatIsToldToEndBeforeItHasPostgresHasNotFailed(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing

@@ -216,9 +216,11 @@ func (s *server) httpServer(h http.Handler) *http.Server {
 }
 
 // start sets everything going. The order is the reverse of stop's.
-func (s *server) start(ctx context.Context) error {
-	// What runs in the background ends by stop, step by step, and not all at once with ctx.
-	ctx = context.WithoutCancel(ctx)
+func (s *server) start(told context.Context) error {
+	// What runs in the background ends by stop, step by step, and not all at once when the program is told to end: that ends
+	// only a start that waits for Postgres.
+	ctx, end := context.WithCancel(context.WithoutCancel(told))
+	begun := context.AfterFunc(told, end)
 	watchCtx, cancel := context.WithCancel(ctx)
 	s.endWatch = cancel
 	if err := s.store.SetClock(ctx); err != nil { // before anything is dated
@@ -233,6 +235,9 @@ func (s *server) start(ctx context.Context) error {
 			return fmt.Errorf("starting the job queue's workers: %w", err)
 		}
 		s.background.Go(func() { s.sender.Watch(watchCtx) })
+	}
+	if !begun() {
+		return told.Err()
 	}
 	if s.hub != nil {
 		streamCtx, cancel := context.WithCancel(ctx)
