@@ -132,6 +132,20 @@ func change2(p store.Payment, f func(*store.Payment)) store.Payment {
 	return p
 }
 
+func TestAttemptsOfOneSecondAreInTheOrderInWhichTheyCount(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.add(change(failed("fl_a", "pi_1"), func(a *store.Attempt) { a.AttemptsUsed, a.RetryVerdict = 2, "never" }),
+		failed("fl_z", "pi_1"), change(failed("at_1", "pi_1"), func(a *store.Attempt) { a.AttemptsUsed, a.Result = 0, "succeeded" }))
+	var order []any
+	for _, a := range b.get("/v1/payments/pi_1").json(t)["attempts"].([]any) {
+		order = append(order, a.(map[string]any)["id"])
+	}
+	require.Equal(t, []any{"fl_z", "fl_a", "at_1"}, order)
+	m := b.get("/v1/payments/pi_1/retry-decision").json(t)
+	require.Equal(t, []any{"fl_a", "never"}, []any{m["failure"], m["verdict"]}, "the one that a mail speaks of")
+}
+
 func TestTheInboxHoldsWhatWasTold(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -33,6 +33,7 @@ func InitiatorOf(presence string) Initiator {
 type Try struct {
 	ID        string
 	PaymentID string
+	Number    int // among the payment's failed attempts, from 1: it orders those of one second
 	At        time.Time
 	// Card is what the networks count: the fingerprint, else the payment method's id. Fingerprints differ between
 	// accounts, and between a card and its wallet numbers, as the networks' own counts do.
@@ -194,7 +195,9 @@ func newLedger(r Rules, q Question, use Use) *ledger {
 	if !slices.ContainsFunc(tries, func(t Try) bool { return t.ID == q.ID }) {
 		tries = append(tries, q.Try)
 	}
-	slices.SortFunc(tries, func(a, b Try) int { return cmp.Or(b.At.Compare(a.At), strings.Compare(b.ID, a.ID)) })
+	slices.SortFunc(tries, func(a, b Try) int {
+		return cmp.Or(b.At.Compare(a.At), cmp.Compare(b.Number, a.Number), strings.Compare(b.ID, a.ID))
+	})
 	tries = slices.CompactFunc(tries, func(a, b Try) bool { return a.ID == b.ID })
 	l.network, l.brazil = ledgerNetwork(q.Network), q.Country == "BR"
 	for _, t := range tries {

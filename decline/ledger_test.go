@@ -124,6 +124,17 @@ func TestEachLimitIsKept(t *testing.T) {
 	}
 }
 
+func TestOfAttemptsInOneSecondTheLaterCountsAsARetryOfTheEarlier(t *testing.T) {
+	t.Parallel()
+	for _, ids := range [][2]string{{"fl_a", "fl_z"}, {"fl_z", "fl_a"}} {
+		q := soft("visa", func(q *decline.Question) { q.ID, q.Number = ids[1], 2 })
+		first := q.Try
+		first.ID, first.Number, first.Code = ids[0], 1, "do_not_honor"
+		d := decline.Rules{}.Decide(q, decline.Use{Tries: []decline.Try{first, q.Try}}, asked)
+		require.Equal(t, decline.AfterCustomerAction, d.Verdict, "do_not_honor allows one retry, and it was made: %v", ids)
+	}
+}
+
 func TestTheAttemptsOwnVerdictStands(t *testing.T) {
 	t.Parallel()
 	q := soft("visa")

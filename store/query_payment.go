@@ -57,8 +57,9 @@ func (s *Store) FindPayment(ctx context.Context, paymentID, source string, w Wit
 		h.Payment = payments[0]
 		k := h.Payment.PaymentKey
 		const ofKey = " = $1 AND %[1]s.source = $2 AND %[1]s.account = $3 AND %[1]s.livemode = $4"
+		// Of one second, the failed ones as they were counted: the last of them is the newest to whoever tells of it.
 		if h.Attempts, err = collect[Failure](ctx, tx, selectAttempts+" WHERE a.payment_id"+fmt.Sprintf(ofKey, "a")+
-			" ORDER BY a.occurred_at, a.id", k.PaymentID, k.Source, k.Account, k.Livemode); err != nil {
+			" ORDER BY a.occurred_at, a.result, coalesce((a.detail::json->>'au')::bigint, 0), a.id", k.PaymentID, k.Source, k.Account, k.Livemode); err != nil {
 			return err
 		}
 		if h.Events, err = collect[SeenEvent](ctx, tx, `SELECT f.event_id, f.event_type, f.api_version,
