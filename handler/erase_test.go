@@ -250,6 +250,34 @@ func TestANewPaymentOfSomebodyErasedIsAnonymousInWhateverOrderItsEventsCome(t *t
 	}
 }
 
+// One of the invoice's events tells an address, only the other whose it is.
+func TestAnInvoiceOfSomebodyErasedIsAnonymousInWhateverOrderItsEventsCome(t *testing.T) {
+	t.Parallel()
+	for _, order := range []string{"address first", "name first", "at once"} {
+		c := setupClocked(t)
+		c.erase(t, store.Erasure{Customer: "cus_jenny"})
+		address, name := fact("evt_1", "invoice.payment_failed", "invoice"), fact("evt_2", "invoice.voided", "invoice")
+		for _, f := range []*Fact{&address, &name} {
+			f.PaymentID, f.Invoice, f.PaymentIntent, f.MethodID = "in_1", "in_1", "", ""
+		}
+		address.Customer, name.Customer = "", "cus_jenny"
+		address.Addresses = &Contact{Customer: "jenny@example.com"}
+		switch order {
+		case "address first":
+			c.record(t, address)
+			c.record(t, name)
+		case "name first":
+			c.record(t, name)
+			c.record(t, address)
+		default:
+			require.NoError(t, c.recorder.Record(t.Context(), Delivery{Facts: []Fact{address, name}}))
+		}
+		require.Equal(t, 2, c.count(t, `SELECT count(*) FROM facts`), order)
+		require.Zero(t, c.count(t, `SELECT count(*) FROM facts WHERE contact IS NOT NULL`), order)
+		require.Empty(t, c.names(t, "cus_jenny"), order)
+	}
+}
+
 func TestAnEventThatQuotedSomebodyErasedBeforeItsPaymentWasKnownIsErased(t *testing.T) {
 	t.Parallel()
 	c := setupClocked(t)

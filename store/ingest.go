@@ -63,7 +63,6 @@ type Loaded struct {
 type LoadedPayment struct {
 	Payment       Payment // as stored before this group
 	Facts         []*Fact // the group's own included, at the end
-	stored        int     // facts before those
 	Notifications []Notification
 	AttemptIDs    []string
 	Streams       bool // an open checkout stream waits for news
@@ -242,11 +241,15 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 	if err != nil {
 		return nil, fmt.Errorf("loading %d payments: %w", len(payments), err)
 	}
-	for _, p := range l.Payments {
-		p.stored = len(p.Facts)
+	before := make(map[PaymentKey]int, len(payments)+len(invoices)) // how many facts are stored
+	for k, p := range l.Payments {
+		before[k] = len(p.Facts)
 		for _, f := range p.Facts { // an erasure may not have come to them yet
 			gone.anonymise(f)
 		}
+	}
+	for k, of := range l.InvoiceFacts {
+		before[k] = len(of)
 	}
 	facts = slices.Clone(facts)
 	slices.SortStableFunc(facts, func(a, b *Fact) int { return a.PaymentKey.Compare(b.PaymentKey) })
@@ -264,14 +267,11 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		}
 		l.add(own)
 	}
-	for _, p := range l.Payments {
-		if slices.ContainsFunc(p.Facts, func(f *Fact) bool { return IsPseudonym(f.Customer) }) {
-			for i, f := range p.Facts { // those too that do not say whose they are
-				if in.store.anonymise(f) && i < p.stored {
-					in.overtaken = append(in.overtaken, f)
-				}
-			}
-		}
+	for k, p := range l.Payments {
+		in.overtake(p.Facts, before[k])
+	}
+	for k, of := range l.InvoiceFacts {
+		in.overtake(of, before[k])
 	}
 	for i := range l.NewFacts {
 		own := &l.NewFacts[i]
@@ -280,6 +280,19 @@ func (in *Ingest) Load(ctx context.Context, payments, invoices []PaymentKey, fac
 		}
 	}
 	return l, nil
+}
+
+// overtake makes a payment's or an invoice's facts anonymous where one of them is: those too that do not say whose they are.
+// The first of them are stored.
+func (in *Ingest) overtake(facts []*Fact, stored int) {
+	if !slices.ContainsFunc(facts, func(f *Fact) bool { return IsPseudonym(f.Customer) }) {
+		return
+	}
+	for i, f := range facts {
+		if in.store.anonymise(f) && i < stored {
+			in.overtaken = append(in.overtaken, f)
+		}
+	}
 }
 
 // factID is the key of facts.
