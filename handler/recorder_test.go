@@ -505,6 +505,31 @@ func TestTheRecipientIsFoundInTheContractsOrder(t *testing.T) {
 	require.True(t, to.Gone)
 }
 
+func TestTheLanguageIsFoundInTheContractsOrder(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b := setup(t)
+	session := fact("evt_cs", "checkout.session.async_payment_failed", "checkout_session")
+	session.SessionLocale = "it"
+	b.record(t, chargeFailed(1, "insufficient_funds"), session)
+	find := func(customer string) string {
+		to, err := b.store.Recipient(ctx, testKey, customer)
+		require.NoError(t, err)
+		return to.Locale
+	}
+	require.Equal(t, "it", find(""))
+	require.Equal(t, "it", find("cus_1"))
+	require.NoError(t, b.recorder.Record(ctx, Delivery{Customer: &Customer{CustomerID: "cus_1", Source: "stripe", RecordCreated: 1, RecordEvent: "evt_c", Locale: "pl"}}))
+	require.Equal(t, "pl", find("cus_1"))
+	require.NoError(t, b.store.PutContact(ctx, store.CustomerKey{CustomerID: "cus_1", Source: "stripe"}, "", "fr", ""))
+	require.Equal(t, "fr", find("cus_1"))
+	named := intentFailed(1, "insufficient_funds")
+	named.Locale, named.Created = "de", testCreated-1
+	b.record(t, named)
+	require.Equal(t, "de", find("cus_1"))
+	require.Equal(t, "de", find(""))
+}
+
 func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct{ set, want string }{

@@ -101,15 +101,16 @@ func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, ti
 }
 
 // Recipient finds a payment's address and language in this order: the merchant's metadata, the
-// merchant's PUT, receipt_email, the customer's record, billing_details.email. The choice does not know why the payment
-// failed.
+// merchant's PUT, receipt_email, the customer's record, what an invoice or a Checkout Session has of the customer,
+// billing_details.email. The choice does not know why the payment failed.
 func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (Recipient, error) {
 	var r Recipient
 	if IsPseudonym(customer) {
 		return r, nil // an event of the payment that did not say whose it is may have come before
 	}
 	var inFacts Contact
-	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail::json->>'lo', '') FROM facts
+	var sessionLocale string
+	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail::json->>'lo', ''), coalesce(detail::json->>'slo', '') FROM facts
 		WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4
 		ORDER BY created DESC, event_id DESC, api_version DESC`, k.PaymentID, k.Source, k.Account, k.Livemode)
 	if err != nil {
@@ -118,8 +119,8 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 	defer factRows.Close()
 	for factRows.Next() {
 		var sealed []byte
-		var locale string
-		if err := factRows.Scan(&sealed, &locale); err != nil {
+		var locale, session string
+		if err := factRows.Scan(&sealed, &locale, &session); err != nil {
 			return r, fmt.Errorf("reading the addresses of payment %s: %w", k.PaymentID, err)
 		}
 		c, err := s.openContact(sealed, "facts")
@@ -131,12 +132,14 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 		firstOf(&inFacts.Customer, c.Customer)
 		firstOf(&inFacts.Billing, c.Billing)
 		firstOf(&r.Locale, locale)
+		firstOf(&sessionLocale, session)
 	}
 	if err := factRows.Err(); err != nil {
 		return r, fmt.Errorf("reading the addresses of payment %s: %w", k.PaymentID, err)
 	}
 	if customer == "" {
 		firstOf(&r.Email, inFacts.Metadata, inFacts.Receipt, inFacts.Customer, inFacts.Billing)
+		firstOf(&r.Locale, sessionLocale)
 		return r, nil
 	}
 	var put, record []byte
@@ -160,7 +163,7 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 	}
 	r.Gone = deleted
 	firstOf(&r.Email, inFacts.Metadata, fromPut.Customer, inFacts.Receipt, fromRecord.Customer, inFacts.Customer, inFacts.Billing)
-	firstOf(&r.Locale, putLocale, recordLocale)
+	firstOf(&r.Locale, putLocale, recordLocale, sessionLocale)
 	return r, nil
 }
 

@@ -111,6 +111,7 @@ type Fact struct {
 	Contact          []byte   `db:"contact"` // Addresses, sealed when written
 	Addresses        *Contact `db:"-"`       // plain, on the way in only
 	Locale           string   `detail:"lo"`  // merchant's own metadata
+	SessionLocale    string   `detail:"slo"` // of a Checkout Session: its page's language
 }
 
 // Contact is where a person can be reached. It is kept encrypted and never logged.

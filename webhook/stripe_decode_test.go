@@ -114,7 +114,8 @@ func TestACheckoutSessionKnowsAddressAndLanguage(t *testing.T) {
 	f := onlyFact(t, []byte(expiredSession))
 	require.Equal(t, "pi_1", f.PaymentID)
 	require.Equal(t, "checkout_session", f.Object)
-	require.Equal(t, "fr", f.Locale)
+	require.Equal(t, "fr", f.SessionLocale)
+	require.Empty(t, f.Locale, "which is the merchant's own word")
 	require.Equal(t, &handler.Contact{Customer: "visitor@example.com"}, f.Addresses)
 	require.Nil(t, f.ClientSecretHash, "a session's secret is no intent's")
 

@@ -247,7 +247,7 @@ func sessionFacts(e *stripeEvent) handler.Delivery {
 	f := e.fact("checkout_session", o.paymentIntent)
 	f.PaymentIntent = o.paymentIntent
 	f.Invoice = o.invoice
-	f.Locale = or(f.Locale, sessionLocale(o.locale))
+	f.SessionLocale = sessionLocale(o.locale)
 	f.Addresses = addresses(handler.Contact{Metadata: o.metaEmail, Customer: or(o.detailEmail, o.customerEmail)})
 	return handler.Delivery{Facts: []handler.Fact{f}}
 }

@@ -202,7 +202,7 @@ func TestACheckoutSessionIsAskedForWhenNobodyElseHasAnAddress(t *testing.T) {
 	}, a.asked()[1])
 	f := d.Facts[1]
 	require.Equal(t, []string{"pi_1", "checkout_session", "cs_1", "nl", "visitor@example.com"},
-		[]string{f.PaymentID, f.Object, f.ObjectID, f.Locale, f.Addresses.Customer})
+		[]string{f.PaymentID, f.Object, f.ObjectID, f.SessionLocale, f.Addresses.Customer})
 
 	paths["/v1/checkout/sessions"] = answerWith(200, emptyList)
 	d, err = fakeAPI(t, paths).LookUp(t.Context(), askFor("", "", "pi_1"))
