@@ -121,12 +121,17 @@ func deriveFacts(k PaymentKey, facts []*Fact, invoice *store.Invoice, rules decl
 	d.Payment.Status = state(facts)
 	describe(&d.Payment, facts)
 	attempts := failedAttempts(facts)
+	locale := ""
+	for _, f := range facts { // the merchant's own word, on any event of the payment; the newest stands
+		set(&locale, f.Locale)
+	}
 	for i, a := range attempts {
 		row := store.Attempt{PaymentKey: k, AttemptKey: a.key, Result: AttemptFailed}
 		a.row = &row
 		fill(&row, a.facts)
 		row.Invoice = cmp.Or(row.Invoice, d.Payment.Invoice)
 		row.Customer = cmp.Or(row.Customer, d.Payment.Customer)
+		row.Locale = locale
 		row.AwaitsCharge = awaitsCharge(a)
 		a.verdict = verdict(a, i+1, rules)
 		fillVerdict(&row, a.verdict)
@@ -431,7 +436,6 @@ func fill(row *store.Attempt, facts []*Fact) {
 		first(&row.CVCCheck, f.CVCCheck)
 		first(&row.PostalCheck, f.PostalCheck)
 		first(&row.AddressCheck, f.AddressCheck)
-		first(&row.Locale, f.Locale)
 	}
 	if row.Charge == "" && !strings.HasPrefix(row.AttemptKey, "pm:") {
 		row.Charge = row.AttemptKey

@@ -223,6 +223,17 @@ func TestOneFraudSignalHidesTheWholeAttempt(t *testing.T) {
 	require.Equal(t, generic.PublicRetry, got.PublicRetry)
 }
 
+func TestTheLanguageIsTheNewestWordOnAnyEventOfThePayment(t *testing.T) {
+	t.Parallel()
+	charge, later := chargeFailed(1, "insufficient_funds"), fact("evt_act", "payment_intent.requires_action", "payment_intent")
+	charge.Locale, later.Locale, later.Created = "fr", "de", testCreated+5
+	d := derive(later, charge)
+	require.Equal(t, "de", d.Attempts[0].Locale)
+	for _, n := range testPolicy().Decide(d, testNow) {
+		require.Equal(t, "de", n.Locale, n.Channel)
+	}
+}
+
 func TestNobodyWritesToTheDeadWhateverAnotherCodeSays(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
