@@ -109,7 +109,7 @@ func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notif
 		n.Status, n.Reason = store.Suppressed, ReasonWrongMode
 		return n
 	}
-	n.Status, n.ShownCode = store.Sent, "" // the stream writes down what it has shown
+	n.Status, n.ShownCode, n.Locale = store.Sent, "", "" // the stream writes down what it has shown
 	n.SentAt = &n.DueAt
 	return n
 }

@@ -530,6 +530,17 @@ func TestTheLanguageIsFoundInTheContractsOrder(t *testing.T) {
 	require.Equal(t, "de", find(""))
 }
 
+func TestACheckoutMessageThatNobodyHasSeenHasNoLanguageYet(t *testing.T) {
+	t.Parallel()
+	charge, intent := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+	charge.Session, intent.Locale = OnSession, "fr"
+	for _, order := range [][]Fact{{charge, intent}, {intent, charge}} {
+		b := setup(t)
+		b.record(t, order...)
+		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'checkout' AND locale = '' AND shown_code = ''`))
+	}
+}
+
 func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct{ set, want string }{
