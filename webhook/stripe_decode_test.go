@@ -356,6 +356,16 @@ func TestTextsAreMadeSafe(t *testing.T) {
 	require.Equal(t, 2, out.Masked)
 	got, _ = message(`"4242424242424242 99"`)
 	require.Equal(t, "************4242 99", got, "beside another number")
+	for raw, want := range map[string]string{
+		"4242 4242 4242 4242 12/29 123":           "**** **** **** 4242 12/29 123",
+		"7 4242-4242-4242-4242 123":               "7 ****-****-****-4242 123",
+		"3782 822463 10005 09/27":                 "**** ****** *0005 09/27",
+		"4242 4242 4242 4242 5555 5555 5555 4444": "**** **** **** 4242 **** **** **** 4444",
+		"order 2026 1001 77":                      "order 2026 1001 77",
+	} {
+		got, _ = message(`"` + raw + `"`)
+		require.Equal(t, want, got, "what follows or precedes a card number does not hide it")
+	}
 	got, _ = message(`"0000000000000000"`)
 	require.Equal(t, "0000000000000000", got, "no card number begins with 0")
 }

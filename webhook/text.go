@@ -149,14 +149,10 @@ func maskCardNumbers(s string) (string, int) {
 			i++
 			continue
 		}
-		end, count := digitRun(s, i, true)
-		if !cardNumber(s[i:end], count) {
-			// With separators the run may be a card number beside another number: look at the unbroken part alone.
-			end, count = digitRun(s, i, false)
-			if !cardNumber(s[i:end], count) {
-				i = end
-				continue
-			}
+		group, end, count := cardAt(s, i)
+		if count == 0 {
+			i = group
+			continue
 		}
 		if out == nil {
 			out = []byte(s)
@@ -178,18 +174,25 @@ func maskCardNumbers(s string) (string, int) {
 
 func digit(c byte) bool { return '0' <= c && c <= '9' }
 
-// digitRun returns the end of the run of digits that begins at i, and how many digits it has.
-func digitRun(s string, i int, separators bool) (end, count int) {
-	for end = i; end < len(s); end++ {
-		switch c := s[end]; {
-		case digit(c):
-			count++
-		case separators && (c == ' ' || c == '-') && end+1 < len(s) && digit(s[end+1]):
-		default:
-			return end, count
+// cardAt returns where the group of digits that begins at i ends, and the end and the digits of the longest card number
+// that begins with it and ends with a group: an expiry date or another card may follow one.
+func cardAt(s string, i int) (group, end, count int) {
+	at, digits := i, 0
+	for {
+		for ; at < len(s) && digit(s[at]); at++ {
+			digits++
 		}
+		if group == 0 {
+			group = at
+		}
+		if cardNumber(s[i:at], digits) {
+			end, count = at, digits
+		}
+		if digits >= maxCardDigits || at+1 >= len(s) || s[at] != ' ' && s[at] != '-' || !digit(s[at+1]) {
+			return group, end, count
+		}
+		at++
 	}
-	return end, count
 }
 
 // cardNumber says whether a run of count digits has the length and the Luhn check digit of a card number.
