@@ -268,6 +268,24 @@ func TestCardDataIsFoundInEachOfItsPlaces(t *testing.T) {
 	require.Equal(t, []string{"src_2", "failed"}, []string{f.MethodID, f.ThreeDSecure}, "empty lists for objects: data that went through PHP")
 }
 
+func TestTheCardBehindAWalletIsRead(t *testing.T) {
+	t.Parallel()
+	const card = `{"brand":"visa","country":"US","exp_month":4,"exp_year":2031,"funding":"credit","last4":"4242"}`
+	for kind, wallet := range map[string]string{
+		"amazon_pay":  `{"funding":{"card":` + card + `,"type":"card"},"transaction_id":"t"}`,
+		"revolut_pay": `{"funding":{"type":"card","card":` + card + `}}`,
+		"mobilepay":   `{"card":` + card + `}`,
+	} {
+		f := onlyFact(t, with(t, failedCharge, "data.object.payment_method_details", json.RawMessage(`{"type":"`+kind+`","`+kind+`":`+wallet+`}`)))
+		require.Equal(t, []any{kind, "visa", "US", "4242", "credit", int64(4), int64(2031)},
+			[]any{f.MethodType, f.Brand, f.Country, f.Last4, f.Funding, f.ExpMonth, f.ExpYear})
+	}
+	f := onlyFact(t, with(t, failedCharge, "data.object.payment_method_details", json.RawMessage(`{"type":"naver_pay","naver_pay":{"funding":"points"}}`)))
+	require.Equal(t, []string{"naver_pay", "points", ""}, []string{f.MethodType, f.Funding, f.Last4})
+	f = onlyFact(t, with(t, failedCharge, "data.object.payment_method_details", json.RawMessage(`{"type":"amazon_pay","amazon_pay":{"funding":{"card":null,"type":null}}}`)))
+	require.Equal(t, []string{"amazon_pay", "", ""}, []string{f.MethodType, f.Funding, f.Last4})
+}
+
 func TestAnIntentTakesWhatItsOwnChargeSays(t *testing.T) {
 	t.Parallel()
 	const inner = `{"id":"ch_1","created":1772366399,"status":"failed","payment_method":"pm_1","invoice":"in_9","failure_code":"card_declined","receipt_email":"r@example.com",

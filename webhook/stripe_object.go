@@ -358,11 +358,9 @@ func (m *stripeMethod) read(r *reader, name string) {
 			readEmail(r, name, &m.email)
 		case "metadata", "radar_options":
 			r.skip()
-		case "card":
-			r.object(name, func(member []byte) { m.instrument(r, name, member) })
 		default:
 			if r.kind() == '{' {
-				r.object(name, func(member []byte) { m.instrument(r, name, member) })
+				m.readCard(r, name)
 			} else {
 				m.instrument(r, name, member)
 			}
@@ -380,7 +378,12 @@ func (m *stripeMethod) read(r *reader, name string) {
 	m.brand = brandName(m.brand)
 }
 
-// instrument reads one member of a card or of a bank account.
+// readCard reads a card, a bank account or a wallet.
+func (m *stripeMethod) readCard(r *reader, name string) {
+	r.object(name, func(member []byte) { m.instrument(r, name, member) })
+}
+
+// instrument reads one member of one.
 func (m *stripeMethod) instrument(r *reader, name string, member []byte) {
 	switch string(member) {
 	case "brand":
@@ -395,8 +398,20 @@ func (m *stripeMethod) instrument(r *reader, name string, member []byte) {
 		r.integer(name, 0, 9999, &m.expYear)
 	case "country":
 		r.text(name, maxShort, &m.country)
-	case "funding":
-		r.text(name, maxShort, &m.funding)
+	case "funding": // a wallet's is the card behind it: amazon_pay, revolut_pay
+		if r.kind() != '{' {
+			r.text(name, maxShort, &m.funding)
+			return
+		}
+		r.object(name, func(member []byte) {
+			if string(member) == "card" {
+				m.readCard(r, name)
+			} else {
+				r.skip()
+			}
+		})
+	case "card": // behind mobilepay; on its own where it is no object
+		m.readCard(r, name)
 	case "fingerprint":
 		r.text(name, maxCode, &m.fingerprint)
 	case "moto":
