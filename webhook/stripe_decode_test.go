@@ -338,6 +338,8 @@ func TestOrderReferencesThatAreNoInvoice(t *testing.T) {
 		require.Empty(t, f.Invoice)
 		require.Equal(t, strings.ReplaceAll(ref, " ", "_"), f.OrderReference)
 	}
+	f := onlyFact(t, with(t, failedIntent, "data.object.payment_details.order_reference", "pay_by 4242 4242 4242 4242"))
+	require.Equal(t, "pay_by_****_****_****_4242", f.OrderReference, "a merchant may write anything there")
 }
 
 func TestNamesAreReadExactlyAndTheLastOfEqualOnesWins(t *testing.T) {

@@ -66,20 +66,15 @@ func plain(s string) bool {
 // that still differs from every other id. A run of digits behind a provider's prefix (evt_…) or inside a UUID is not a
 // card number.
 func safeID(s string) (string, int) {
-	masked := 0
-	switch known := prefixed(s) || uuid(s); {
-	case known && len(s) <= maxID && graphic(s):
+	known, masked := providersID(s), 0
+	if known && len(s) <= maxID {
 		return s, 0 // as nearly every id
-	case known:
-		s = strings.ToValidUTF8(s, "\uFFFD")
-	default:
+	}
+	if !known {
 		s, masked = safeText(s, len(s))
 	}
 	s = strings.Map(func(c rune) rune {
-		switch {
-		case c == 0:
-			return utf8.RuneError
-		case unicode.IsSpace(c) || unicode.IsControl(c):
+		if unicode.IsSpace(c) {
 			return '_'
 		}
 		return c
@@ -91,6 +86,10 @@ func safeID(s string) (string, int) {
 	}
 	return s, masked
 }
+
+// providersID says that s looks like an id that a provider made. A text with a space in it is a person's, whatever it
+// begins with.
+func providersID(s string) bool { return graphic(s) && (prefixed(s) || uuid(s)) }
 
 // graphic says that s is ASCII without spaces and control characters.
 func graphic(s string) bool {
