@@ -94,10 +94,10 @@ func DecodeFrame(body []byte, opts DecodeOptions, livemode bool) (handler.Delive
 		out.Reason = "no_object_id"
 	}
 	if out.Reason != "" {
+		q := handler.Quarantined{Source: sourceFrame, EventID: e.id, EventType: e.eventType, Reason: out.Reason}
+		q.Body, out.Masked = withoutSecrets(body)
 		out.Use = Quarantined
-		return handler.Delivery{Quarantine: &handler.Quarantined{
-			Source: sourceFrame, EventID: e.id, EventType: e.eventType, Reason: out.Reason, Body: withoutSecrets(body),
-		}}, out, nil
+		return handler.Delivery{Quarantine: &q}, out, nil
 	}
 
 	f := e.fact(end)

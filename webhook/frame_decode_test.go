@@ -482,8 +482,15 @@ func TestSecretsAreTakenOutOfADocument(t *testing.T) {
 		`7`: `7`,
 		"{\"\xff\":1,\"client_secret\":\"\xff\"}\n": "{\"\xff\":1,\"client_secret\":null}\n",
 	} {
-		require.Equal(t, want, string(withoutSecrets([]byte(given))))
+		got, masked := withoutSecrets([]byte(given))
+		require.Equal(t, want, string(got))
+		require.Zero(t, masked)
 	}
+	got, masked := withoutSecrets([]byte(`{"id":"evt_4242424242424242","description":"\u0034242 4242 4242 4242 12/29","created":4242424242424242,` +
+		`"next_source_action":{"value":{"url":"s"}},"metadata":{"5555555555554444":["4242424242424242"]}}`))
+	require.Equal(t, `{"id":"evt_4242424242424242","description":"**** **** **** 4242 12/29","created":4242424242424242,`+
+		`"next_source_action":null,"metadata":{"************4444":["************4242"]}}`, string(got))
+	require.Equal(t, 3, masked)
 }
 
 func TestAUUIDIsNoCardNumber(t *testing.T) {

@@ -94,10 +94,10 @@ func DecodeStripe(body []byte, opts DecodeOptions) (handler.Delivery, Outcome, e
 		out.Reason = "unreadable_account"
 	}
 	if out.Reason != "" {
+		q := handler.Quarantined{Source: sourceStripe, EventID: e.id, EventType: e.eventType, Reason: out.Reason}
+		q.Body, out.Masked = withoutSecrets(body)
 		out.Use = Quarantined
-		return handler.Delivery{Quarantine: &handler.Quarantined{
-			Source: sourceStripe, EventID: e.id, EventType: e.eventType, Reason: out.Reason, Body: withoutSecrets(body),
-		}}, out, nil
+		return handler.Delivery{Quarantine: &q}, out, nil
 	}
 
 	d := give(&e)

@@ -189,6 +189,20 @@ func TestAnEventThatCannotBeUsedIsKeptAside(t *testing.T) {
 	require.Equal(t, 1, d.logs.FilterField(zap.String("reason", "no_object")).Len())
 }
 
+func TestACardNumberIsMaskedInABodyThatIsKeptAside(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	v := parse(t, failedCharge)
+	in, _ := at(t, v, "data.object.id")
+	delete(in, "id")
+	in["description"], in["failure_message"] = "card 4242 4242 4242 4242 12/29", "4242424242424242"
+	require.Equal(t, http.StatusOK, d.signed(t, render(t, v)).status)
+	kept := string(d.recorder.all()[0].Quarantine.Body)
+	require.Contains(t, kept, "card **** **** **** 4242 12/29")
+	require.NotContains(t, kept, "4242424242424242")
+	require.EqualValues(t, 2, d.count(t, "rebound_masked_card_numbers_total", "source=stripe"))
+}
+
 func TestMisfitsAndMaskedNumbersAreCounted(t *testing.T) {
 	t.Parallel()
 	d := openDoor(t)
