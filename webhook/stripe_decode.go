@@ -183,27 +183,29 @@ func (e *stripeEvent) readCreated(r *reader) {
 }
 
 // readRequest tells an event that an API call caused from one that Stripe caused itself. Until 2017 the member is the
-// call's id or null, since then an object that has it.
+// call's id or null, since then an object that has it. An id that cannot be read says neither: taken for none, it would be
+// proof that nobody was there.
 func (e *stripeEvent) readRequest(r *reader) {
-	var id string
-	switch r.kind() {
-	case 'n':
-		r.skip()
-	case '"':
-		r.id("event.request", &id)
-	default:
-		ok := r.object("event.request", func(member []byte) {
-			if string(member) == "id" {
-				r.id("event.request", &id)
-			} else {
-				r.skip()
-			}
-		})
-		if !ok {
+	e.requestOrigin = ""
+	readID := func() {
+		null := r.kind() == 'n'
+		var id string
+		if read := r.id("event.request", &id); !read && !null {
 			return
 		}
+		if e.requestOrigin = "none"; id != "" {
+			e.requestOrigin = "api"
+		}
 	}
-	if e.requestOrigin = "none"; id != "" {
-		e.requestOrigin = "api"
+	if kind := r.kind(); kind == 'n' || kind == '"' {
+		readID()
+		return
 	}
+	r.object("event.request", func(member []byte) {
+		if string(member) == "id" {
+			readID()
+		} else {
+			r.skip()
+		}
+	})
 }

@@ -168,6 +168,10 @@ func TestEnvelopesOfEveryAge(t *testing.T) {
 		return onlyFact(t, render(t, v))
 	}
 	require.Empty(t, without("request").RequestOrigin, "the envelope does not say")
+	require.Empty(t, onlyFact(t, with(t, failedCharge, "request", tree{"idempotency_key": nil})).RequestOrigin)
+	d, out := decode(t, with(t, failedCharge, "request.id", 7))
+	require.Empty(t, d.Facts[0].RequestOrigin, "an id of the wrong kind does not say that Stripe acted by itself")
+	require.Equal(t, []string{"event.request"}, out.Misfits)
 	require.Empty(t, without("account").Account)
 	require.True(t, without("livemode").Livemode, "the object says it too")
 	require.Equal(t, "ch_1", without("object").Charge)
