@@ -136,9 +136,9 @@ func (e *frameEvent) read(r *reader, keys metadataKeys) {
 		case "type":
 			r.id("event.type", &e.eventType)
 		case "created":
-			readTime(r, "event.created", &e.created)
+			r.time("event.created", &e.created)
 		case "created_at":
-			readTime(r, "event.created_at", &e.createdAtom)
+			r.time("event.created_at", &e.createdAtom)
 		case "livemode":
 			e.livemode.read(r, "event.livemode")
 		case "data":

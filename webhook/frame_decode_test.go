@@ -349,6 +349,8 @@ func TestAFrameTimeThatCannotBeTrueBecomesNow(t *testing.T) {
 	}
 	require.EqualValues(t, 1767225600, onlyFrameFact(t, with(t, frameCharge, "data.created", "2026-01-01T00:00:00Z")).ObjectCreated)
 	require.EqualValues(t, 1, onlyFrameFact(t, with(t, frameCharge, "created", 1)).Created, "Frame delivers old events on request")
+	require.EqualValues(t, 1767225600, onlyFrameFact(t, with(t, frameCharge, "created", "1767225600")).Created)
+	require.EqualValues(t, 4200, onlyFrameFact(t, with(t, frameCharge, "data.amount", "4200")).Amount)
 }
 
 func TestExpiryDates(t *testing.T) {

@@ -1,9 +1,7 @@
 package webhook
 
 import (
-	"strconv"
 	"strings"
-	"time"
 
 	"rebound/handler"
 )
@@ -85,7 +83,7 @@ func (k metadataKeys) frameObject(r *reader, name string, o *frameObject, depth 
 			o.livemode.read(r, "livemode")
 		case "created", "created_at":
 			var t int64
-			readTime(r, "created", &t)
+			r.time("created", &t)
 			o.created = orNumber(t, o.created)
 		case "amount":
 			r.integer("amount", 0, maxAmount, &o.amount)
@@ -236,7 +234,7 @@ func (m *frameMethod) read(r *reader, name string) {
 		case "type":
 			r.text(name+".type", maxShort, &m.kind)
 		case "created":
-			readTime(r, name+".created", &m.created)
+			r.time(name+".created", &m.created)
 		case "livemode":
 			m.livemode.read(r, name+".livemode")
 		case "card", "ach": // a bank account has numbers that are not kept, and its last four digits
@@ -255,46 +253,15 @@ func (m *frameMethod) instrument(r *reader, name string, member []byte) {
 	case "last_four":
 		r.text(name+".last_four", maxShort, &m.last4)
 	case "exp_month":
-		readDigits(r, name+".exp_month", 12, &m.expMonth)
+		r.integer(name+".exp_month", 0, 12, &m.expMonth)
 	case "exp_year":
-		readDigits(r, name+".exp_year", 9999, &m.expYear)
+		r.integer(name+".exp_year", 0, 9999, &m.expYear)
 		if 0 < m.expYear && m.expYear < 100 {
 			m.expYear += 2000
 		}
 	default:
 		r.skip()
 	}
-}
-
-// readDigits reads a whole number up to high that is written as a number or, as Frame's expiry dates are, as text.
-func readDigits(r *reader, name string, high int64, to *int64) {
-	if r.kind() != '"' {
-		r.integer(name, 0, high, to)
-		return
-	}
-	s, _ := r.rawText(name)
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 || n > high {
-		r.misfits = append(r.misfits, name)
-		n = 0
-	}
-	*to = n
-}
-
-// readTime reads a time: Unix seconds, or RFC 3339.
-func readTime(r *reader, name string, to *int64) {
-	if r.kind() != '"' {
-		r.integer(name, 1, maxTime, to)
-		return
-	}
-	s, _ := r.rawText(name)
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil || t.Unix() < 1 || t.Unix() > maxTime {
-		*to = 0
-		r.misfits = append(r.misfits, name)
-		return
-	}
-	*to = t.Unix()
 }
 
 // isSet says whether there is a reference at all: an id, or an object.

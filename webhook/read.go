@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -203,21 +204,28 @@ func (r *reader) ref(name string, to *string) bool {
 	return found
 }
 
-// integer reads a whole number between low and high, in any of JSON's spellings (1.0 and 1e3 are whole).
+// integer reads a whole number between low and high, in any of JSON's spellings (1.0 and 1e3 are whole), or as the digits
+// of a text, which leave no doubt either: other ways of writing one there ("54.00") may mean another unit.
 func (r *reader) integer(name string, low, high int64, to *int64) {
 	*to = 0
-	if r.kind() != '0' {
+	var digits string
+	quoted := r.kind() == '"'
+	switch {
+	case quoted:
+		digits, _ = r.rawText(name)
+	case r.kind() == '0':
+		digits = string(r.raw())
+	default:
 		r.misfit(name)
 		return
 	}
-	v := r.raw()
 	if r.err != nil {
 		return
 	}
-	n, err := strconv.ParseInt(string(v), 10, 64)
-	if errors.Is(err, strconv.ErrSyntax) {
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if !quoted && errors.Is(err, strconv.ErrSyntax) {
 		var f float64
-		if f, err = strconv.ParseFloat(string(v), 64); err == nil && (f != math.Trunc(f) || math.Abs(f) > 1<<53) {
+		if f, err = strconv.ParseFloat(digits, 64); err == nil && (f != math.Trunc(f) || math.Abs(f) > 1<<53) {
 			err = strconv.ErrRange
 		}
 		n = int64(f)
@@ -227,6 +235,23 @@ func (r *reader) integer(name string, low, high int64, to *int64) {
 		return
 	}
 	*to = n
+}
+
+// time reads a time: Unix seconds, or RFC 3339.
+func (r *reader) time(name string, to *int64) {
+	if r.kind() != '"' {
+		r.integer(name, 1, maxTime, to)
+		return
+	}
+	s, _ := r.rawText(name)
+	n, err := strconv.ParseInt(s, 10, 64)
+	if t, is := time.Parse(time.RFC3339, s); is == nil {
+		n, err = t.Unix(), nil
+	}
+	if *to = n; err != nil || n < 1 || n > maxTime {
+		*to = 0
+		r.misfits = append(r.misfits, name)
+	}
 }
 
 // flag reads a boolean.

@@ -137,7 +137,7 @@ func (e *stripeEvent) read(r *reader, keys metadataKeys) {
 		case "api_version":
 			r.text("event.api_version", maxCode, &e.apiVersion)
 		case "created":
-			e.readCreated(r)
+			r.time("event.created", &e.created) // a text in thin events
 		case "livemode":
 			livemodeRead = r.kind() == 't' || r.kind() == 'f'
 			r.flag("event.livemode", &e.livemode)
@@ -165,21 +165,6 @@ func (e *stripeEvent) read(r *reader, keys metadataKeys) {
 	if !livemodeRead {
 		e.livemode = e.object.livemode
 	}
-}
-
-// readCreated reads the event's time: Unix seconds, or RFC 3339 in thin events.
-func (e *stripeEvent) readCreated(r *reader) {
-	if r.kind() != '"' {
-		r.integer("event.created", 1, maxTime, &e.created)
-		return
-	}
-	s, _ := r.rawText("event.created")
-	e.created = 0
-	if t, err := time.Parse(time.RFC3339, s); err == nil && t.Unix() > 0 && t.Unix() < maxTime {
-		e.created = t.Unix()
-		return
-	}
-	r.misfits = append(r.misfits, "event.created")
 }
 
 // readRequest tells an event that an API call caused from one that Stripe caused itself. Until 2017 the member is the

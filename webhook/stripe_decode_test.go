@@ -419,7 +419,16 @@ func TestNumbersOutOfBoundsAreMisfits(t *testing.T) {
 	for raw, want := range map[string]int64{"5e1": 50, "5.0": 5, "-0": 0, "0.5e1": 5, "999999999999": 999999999999} {
 		require.Equal(t, want, onlyFact(t, with(t, failedCharge, "data.object.amount", json.RawMessage(raw))).Amount)
 	}
-	for _, created := range []any{json.RawMessage("1e13"), -5, json.RawMessage("4102444801"), "soon"} {
+	for raw, want := range map[string]int64{`"5400"`: 5400, `"0"`: 0} {
+		require.Equal(t, want, onlyFact(t, with(t, failedCharge, "data.object.amount", json.RawMessage(raw))).Amount, "written as a text")
+	}
+	for _, raw := range []string{`"54.00"`, `"5,400"`, `"5e3"`, `" 5400"`, `"-1"`, `"99999999999999999999"`, `""`, `"\u0665"`} {
+		d, out := decode(t, with(t, failedCharge, "data.object.amount", json.RawMessage(raw)))
+		require.Zero(t, d.Facts[0].Amount, raw)
+		require.Equal(t, []string{"amount"}, out.Misfits, raw)
+	}
+	require.EqualValues(t, 1772366400, onlyFact(t, with(t, failedCharge, "created", "1772366400")).Created)
+	for _, created := range []any{json.RawMessage("1e13"), -5, json.RawMessage("4102444801"), "soon", "4102444801", "-5"} {
 		d, out := decode(t, with(t, failedCharge, "created", created))
 		require.Equal(t, testNow.Unix(), d.Facts[0].Created)
 		require.Equal(t, []string{"event.created"}, out.Misfits)
