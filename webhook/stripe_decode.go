@@ -50,8 +50,8 @@ type Outcome struct {
 var ErrUnreadable = errors.New("the event cannot be read")
 
 // DecodeStripe reduces a Stripe event of any API version since 2012 to what Rebound keeps. An event whose type gives
-// nothing comes to an empty delivery; one of a used type whose body has no usable object comes to a quarantined copy.
-// The error is ErrUnreadable, wrapped. Nothing returned shares memory with body.
+// nothing comes to an empty delivery; one of a used type whose body has no usable object, as thin events have none, to a
+// quarantined copy. The error is ErrUnreadable, wrapped. Nothing returned shares memory with body.
 func DecodeStripe(body []byte, opts DecodeOptions) (handler.Delivery, Outcome, error) {
 	r := newReader(body)
 	defer r.release()
@@ -79,12 +79,16 @@ func DecodeStripe(body []byte, opts DecodeOptions) (handler.Delivery, Outcome, e
 		Created: e.created, ObjectID: e.object.id, Use: Ignored, Masked: r.masked,
 	}
 	give, used := stripeTypes[e.eventType]
-	if !used {
+	thin := thinType(e.eventType)
+	if !used && !thin {
 		return handler.Delivery{}, out, nil
 	}
 	out.Misfits = r.misfits
 
 	switch {
+	case thin:
+		// Its destination was set up by mistake: were its events ignored, every failure would be lost unseen.
+		out.Reason = "thin_event"
 	case !e.hasObject:
 		out.Reason = "no_object"
 	case e.object.id == "":
@@ -115,6 +119,13 @@ func DecodeStripe(body []byte, opts DecodeOptions) (handler.Delivery, Outcome, e
 }
 
 const sourceStripe = "stripe"
+
+// thinType says that events of a type are the thin form of those of a used one.
+func thinType(eventType string) bool {
+	snapshot, thin := strings.CutPrefix(eventType, "v1.")
+	_, used := stripeTypes[snapshot]
+	return thin && used
+}
 
 // stripeEvent is the envelope with its object.
 type stripeEvent struct {

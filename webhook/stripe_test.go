@@ -189,6 +189,21 @@ func TestAnEventThatCannotBeUsedIsKeptAside(t *testing.T) {
 	require.Equal(t, 1, d.logs.FilterField(zap.String("reason", "no_object")).Len())
 }
 
+func TestAThinEventOfAUsedTypeIsKeptAsideNotIgnored(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	for i, eventType := range []string{"v1.charge.failed", "v1.payment_intent.payment_failed", "v1.customer.updated"} {
+		body := []byte(`{"id":"evt_` + eventType + `","object":"v2.core.event","type":"` + eventType + `","created":"2026-03-01T12:00:00.123Z",
+		 "livemode":true,"reason":null,"related_object":{"id":"ch_1","type":"charge","url":"/v1/charges/ch_1"}}`)
+		require.Equal(t, http.StatusOK, d.signed(t, body).status)
+		require.Equal(t, &handler.Quarantined{
+			Source: "stripe", EventID: "evt_" + eventType, EventType: eventType, Reason: "thin_event", Body: body,
+		}, d.recorder.all()[i].Quarantine)
+	}
+	require.EqualValues(t, 3, d.count(t, "rebound_webhook_deliveries_total", "result=quarantined", "source=stripe", "type=other"))
+	require.Equal(t, 3, d.logs.FilterField(zap.String("reason", "thin_event")).FilterLevelExact(zap.WarnLevel).Len())
+}
+
 func TestACardNumberIsMaskedInABodyThatIsKeptAside(t *testing.T) {
 	t.Parallel()
 	d := openDoor(t)
