@@ -138,7 +138,8 @@ type stripeEvent struct {
 }
 
 func (e *stripeEvent) read(r *reader, keys metadataKeys) {
-	livemodeRead := false
+	livemodeRead, contextMisfit := false, false
+	var context string
 	r.object("event", func(member []byte) {
 		switch string(member) {
 		case "id":
@@ -158,6 +159,9 @@ func (e *stripeEvent) read(r *reader, keys metadataKeys) {
 				return
 			}
 			e.accountMisfit = !r.ref("event.account", &e.account)
+		case "context":
+			null := r.kind() == 'n'
+			contextMisfit = !r.id("event.context", &context) && !null
 		case "request":
 			e.readRequest(r)
 		case "data":
@@ -175,6 +179,14 @@ func (e *stripeEvent) read(r *reader, keys metadataKeys) {
 	})
 	if !livemodeRead {
 		e.livemode = e.object.livemode
+	}
+	// An organization's endpoint gets the events of several accounts, and only their context says of which: the last of
+	// a path. Other events without an account have no context.
+	if e.account == "" {
+		e.accountMisfit = e.accountMisfit || contextMisfit
+		if last := context[strings.LastIndexByte(context, '/')+1:]; strings.HasPrefix(last, "acct_") {
+			e.account = last
+		}
 	}
 }
 

@@ -181,6 +181,25 @@ func TestEnvelopesOfEveryAge(t *testing.T) {
 	require.Equal(t, "acct_old", onlyFact(t, render(t, old)).Account)
 }
 
+func TestAnOrganizationsEventIsOfTheAccountInItsContext(t *testing.T) {
+	t.Parallel()
+	account := func(account, context any) string {
+		v := parse(t, failedCharge)
+		v["account"], v["context"] = account, context
+		return onlyFact(t, render(t, v)).Account
+	}
+	require.Equal(t, "acct_shop", account(nil, "acct_shop"), "or it would be written for in another shop's name")
+	require.Equal(t, "acct_child", account(nil, "acct_shop/acct_child"))
+	require.Equal(t, "acct_child", account("acct_child", "acct_shop"), "an account is what it says")
+	require.Empty(t, account(nil, nil))
+	require.Empty(t, account(nil, "org_1"))
+
+	v := parse(t, failedCharge)
+	v["account"], v["context"] = nil, 7
+	_, out := decode(t, render(t, v))
+	require.Equal(t, "unreadable_account", out.Reason)
+}
+
 func TestUnreadableBodiesAreErrors(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
