@@ -458,6 +458,16 @@ func TestFrameEventsThatCannotBeUsed(t *testing.T) {
 	}
 }
 
+func TestAnAddressThatFrameQuotesIsNotKeptInClear(t *testing.T) {
+	t.Parallel()
+	for body, path := range map[string]string{
+		frameCharge: "data.failure_message", frameTransfer: "data.failure_reason", frameIntent: "data.failure_description",
+	} {
+		f := onlyFrameFact(t, with(t, body, path, "Receipt to <payer@example.com> refused"))
+		require.Equal(t, "Receipt to <…> refused", f.ErrorMessage)
+	}
+}
+
 func TestAQuarantinedFrameEventIsKeptWithoutItsSecrets(t *testing.T) {
 	t.Parallel()
 	v := parse(t, frameIntent)

@@ -123,11 +123,11 @@ func (k metadataKeys) frameObject(r *reader, name string, o *frameObject, depth 
 		case "failure_code":
 			r.text("failure_code", maxCode, &o.failureCode)
 		case "failure_message":
-			r.text("failure_message", maxText, &o.failureMessage)
+			r.message("failure_message", &o.failureMessage)
 		case "failure_reason":
-			r.text("failure_reason", maxText, &o.failureReason)
+			r.message("failure_reason", &o.failureReason)
 		case "failure_description":
-			r.text("failure_description", maxText, &o.failureDescription)
+			r.message("failure_description", &o.failureDescription)
 		case "client_secret":
 			o.clientSecret, _ = r.rawText("client_secret")
 		case "metadata":

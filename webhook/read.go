@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -171,6 +172,18 @@ func (r *reader) rawText(name string) (string, bool) {
 func (r *reader) text(name string, limit int, to *string) {
 	s, _ := r.rawText(name)
 	s, masked := safeText(s, limit)
+	r.masked += masked
+	*to = s
+}
+
+// message reads a provider's own words, which the merchant's staff are shown. Addresses are kept sealed, and one that they
+// quote would lie open here.
+func (r *reader) message(name string, to *string) {
+	s, _ := r.rawText(name)
+	if strings.Contains(s, "@") {
+		s = addressLike.ReplaceAllString(s, "…")
+	}
+	s, masked := safeText(s, maxText)
 	r.masked += masked
 	*to = s
 }

@@ -394,7 +394,11 @@ func TestTextsAreMadeSafe(t *testing.T) {
 	long, _ := message(`"` + strings.Repeat("é", 600) + `"`)
 	require.Equal(t, strings.Repeat("é", 250), long)
 
-	got, out := message(`"card 4242 4242 4242 4242 of 5555555555554444, order 4242424242424243"`)
+	got, out := message(`"Invalid email address: bob.o'hara+1@mail.example.com. It\u0040is@wrong"`)
+	require.Equal(t, "Invalid email address: … …", got, "addresses are kept sealed or not at all")
+	require.Empty(t, out.Misfits)
+
+	got, out = message(`"card 4242 4242 4242 4242 of 5555555555554444, order 4242424242424243"`)
 	require.Equal(t, "card **** **** **** 4242 of ************4444, order 4242424242424243", got)
 	require.Equal(t, 2, out.Masked)
 	got, _ = message(`"4242424242424242 99"`)

@@ -105,7 +105,7 @@ func (k metadataKeys) object(r *reader, name string, o *stripeObject, nested boo
 		case "failure_code":
 			r.text("failure_code", maxCode, &o.failureCode)
 		case "failure_message":
-			r.text("failure_message", maxText, &o.failureMessage)
+			r.message("failure_message", &o.failureMessage)
 		case "outcome":
 			o.readOutcome(r)
 		case "fraud_details":
@@ -301,7 +301,7 @@ func (e *stripeError) read(r *reader) bool {
 		case "type":
 			r.text("last_payment_error.type", maxCode, &e.kind)
 		case "message":
-			r.text("last_payment_error.message", maxText, &e.message)
+			r.message("last_payment_error.message", &e.message)
 		case "param":
 			r.text("last_payment_error.param", maxCode, &e.param)
 		case "doc_url":

@@ -3,6 +3,7 @@ package webhook
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -16,6 +17,9 @@ const (
 	maxEmail = 320
 	maxText  = 500
 )
+
+// addressLike finds what may be an address in a text of any shape, with what may stand around one.
+var addressLike = regexp.MustCompile(`[^\s"<>(),:;\\]+@[^\s"<>(),:;\\]+`)
 
 // safeText makes a provider's text safe to keep: valid UTF-8 (Postgres refuses anything else, and NUL, for ever), no
 // control characters (a log line stays one line), no card number, at most limit bytes. It says how many card numbers it
