@@ -348,6 +348,9 @@ func (s *Sender) judge(n *store.Notification, o Outcome) {
 		return
 	case RejectedMail:
 		n.Status, n.Reason = store.Failed, reason
+		if o.Code == 0 {
+			return // it could not be written: no server has refused anything
+		}
 		if s.refusals++; s.refusals >= refusalsInARow {
 			s.pausedUntil = now.Add(refusalPause)
 			s.Log.Error("sending.paused", zap.String("why", "the mail server refuses one mail after another"), zap.Duration("for", refusalPause))

@@ -520,6 +520,20 @@ func TestADeadProcessIsFoundThoughTheClockIsSetBack(t *testing.T) {
 	require.Zero(t, b.notification(t, id).Owner)
 }
 
+func TestMailsThatCannotBeWrittenDoNotPauseSending(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: RejectedMail, Reason: "the account has no profile"} }
+	s := b.sender(t)
+	for i := range refusalsInARow {
+		id := b.failing(t, fmt.Sprint("pi_", i), fmt.Sprint(i, "@example.com"))
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+		require.Equal(t, store.Failed, b.notification(t, id).Status)
+	}
+	require.Zero(t, s.paused(), "no server has refused anything, and the others' mails can go")
+}
+
 func TestRefusalsWithAnAcceptedMailBetweenThemDoNotPauseSending(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
