@@ -176,6 +176,19 @@ func (r *reader) text(name string, limit int, to *string) {
 	*to = s
 }
 
+// unreadable stands for a code of the wrong kind.
+const unreadable = "unreadable"
+
+// code reads a word on which it may depend what a customer is told. One that cannot be read may be a fraud signal, in a
+// shape that is newer than this reader: it stands as a word that no table knows, and so nothing is disclosed.
+func (r *reader) code(name string, to *string) {
+	before := len(r.misfits)
+	r.text(name, maxCode, to)
+	if len(r.misfits) > before {
+		*to = unreadable
+	}
+}
+
 // message reads a provider's own words, which the merchant's staff are shown. Addresses are kept sealed, and one that they
 // quote would lie open here.
 func (r *reader) message(name string, to *string) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"rebound/decline"
 	"rebound/handler"
 )
 
@@ -147,6 +148,31 @@ func TestAMisfitCostsOnlyItself(t *testing.T) {
 		}
 		require.Greater(t, read, 40, "the table reaches the fields")
 	}
+}
+
+func TestACodeThatCannotBeReadIsNotKnownToBeHarmless(t *testing.T) {
+	t.Parallel()
+	charge := with(t, failedCharge, "data.object.fraud_details", tree{})
+	charge = with(t, string(charge), "data.object.failure_code", "incorrect_cvc")
+	charge = with(t, string(charge), "data.object.outcome", tree{"type": "issuer_declined", "reason": "incorrect_cvc", "network_status": "declined_by_network"})
+	intent := with(t, failedIntent, "data.object.last_payment_error.code", "incorrect_cvc")
+	intent = with(t, string(intent), "data.object.last_payment_error.decline_code", "incorrect_cvc")
+	disclosed := func(body []byte) bool {
+		d, _ := decode(t, body)
+		return handler.Derive(d.Facts[0].PaymentKey, d.Facts, nil, decline.Rules{}).Attempts[0].Disclosable
+	}
+	const object = "data.object."
+	for body, paths := range map[string][]string{
+		string(charge): {"outcome", "outcome.type", "outcome.reason", "fraud_details.stripe_report", "failure_code"},
+		string(intent): {"last_payment_error.code", "last_payment_error.decline_code"},
+	} {
+		require.True(t, disclosed([]byte(body)))
+		for _, path := range paths {
+			require.False(t, disclosed(with(t, body, object+path, json.RawMessage(`[{"code":"fraudulent"}]`))), path)
+			require.True(t, disclosed(with(t, body, object+path, nil)), "none is no code: %s", path)
+		}
+	}
+	require.True(t, disclosed(with(t, string(charge), "data.object.outcome", json.RawMessage(`[]`))), "data that went through PHP")
 }
 
 func TestOneOddCardOfAListCostsNothingElse(t *testing.T) {

@@ -103,7 +103,7 @@ func (k metadataKeys) object(r *reader, name string, o *stripeObject, nested boo
 		case "charges":
 			k.charges(r, o, nested)
 		case "failure_code":
-			r.text("failure_code", maxCode, &o.failureCode)
+			r.code("failure_code", &o.failureCode)
 		case "failure_message":
 			r.message("failure_message", &o.failureMessage)
 		case "outcome":
@@ -111,7 +111,7 @@ func (k metadataKeys) object(r *reader, name string, o *stripeObject, nested boo
 		case "fraud_details":
 			r.object("fraud_details", func(member []byte) {
 				if string(member) == "stripe_report" {
-					r.text("stripe_report", maxCode, &o.stripeReport)
+					r.code("stripe_report", &o.stripeReport)
 				} else {
 					r.skip()
 				}
@@ -238,12 +238,13 @@ func (k metadataKeys) charges(r *reader, o *stripeObject, nested bool) {
 }
 
 func (o *stripeObject) readOutcome(r *reader) {
-	r.object("outcome", func(member []byte) {
+	before := len(r.misfits)
+	read := r.object("outcome", func(member []byte) {
 		switch string(member) {
 		case "type":
-			r.text("outcome.type", maxCode, &o.outcomeType)
+			r.code("outcome.type", &o.outcomeType)
 		case "reason":
-			r.text("outcome.reason", maxCode, &o.outcomeReason)
+			r.code("outcome.reason", &o.outcomeReason)
 		case "network_status":
 			r.text("outcome.network_status", maxCode, &o.networkStatus)
 		case "risk_level":
@@ -258,6 +259,9 @@ func (o *stripeObject) readOutcome(r *reader) {
 			r.skip()
 		}
 	})
+	if !read && len(r.misfits) > before {
+		o.outcomeType = unreadable
+	}
 }
 
 // readMethodOptions takes setup_future_usage from whichever method's options have it.
@@ -295,9 +299,9 @@ func (e *stripeError) read(r *reader) bool {
 	return r.object("last_payment_error", func(member []byte) {
 		switch string(member) {
 		case "code":
-			r.text("last_payment_error.code", maxCode, &e.code)
+			r.code("last_payment_error.code", &e.code)
 		case "decline_code":
-			r.text("last_payment_error.decline_code", maxCode, &e.declineCode)
+			r.code("last_payment_error.decline_code", &e.declineCode)
 		case "type":
 			r.text("last_payment_error.type", maxCode, &e.kind)
 		case "message":
