@@ -15,8 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"go.uber.org/zap/zapcore"
 
@@ -231,6 +229,8 @@ func (c *config) validateListeners(f *faults) {
 			f.addValue("PUBLIC_URL", c.PublicURL, err.Error())
 		} else if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 			f.addValue("PUBLIC_URL", c.PublicURL, "must not hold a ? or #: the paths of links are put behind it")
+		} else if !email.ValidLink(c.PublicURL) { // as in a mail, where other letters are no URL
+			f.addValue("PUBLIC_URL", c.PublicURL, "must be printable ASCII; a host name with other letters is written as xn--…")
 		}
 		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
 	}
@@ -370,12 +370,15 @@ func parseMailAddress(f *faults, variable, value string) mailAddress {
 	return mailAddress{parsed.Name, address}
 }
 
+// unfitName is what is wrong with a merchant's name that no mail can bear.
+const unfitName = "is longer than 100 characters or holds a character that cannot be seen"
+
 func (c *config) validateMail(f *faults) {
 	c.from = parseMailAddress(f, "MAIL_FROM", c.MailFrom)
 	c.replyTo = parseMailAddress(f, "MAIL_REPLY_TO", c.MailReplyTo)
-	parseMailAddress(f, "SUPPORT_EMAIL", c.SupportEmail)
-	if utf8.RuneCountInString(c.MerchantName) > 100 || strings.ContainsFunc(c.MerchantName, unicode.IsControl) {
-		f.add("MERCHANT_NAME", "is longer than 100 characters or holds a control character")
+	c.SupportEmail = parseMailAddress(f, "SUPPORT_EMAIL", c.SupportEmail).address
+	if c.MerchantName != "" && !email.ValidName(c.MerchantName) {
+		f.add("MERCHANT_NAME", unfitName)
 	}
 	if c.MerchantURL != "" {
 		if _, err := webURL(c.MerchantURL, true); err != nil {
@@ -498,7 +501,10 @@ func readProfiles(f *faults, path string) map[string]accountProfile {
 		}
 		p.from = parseMailAddress(own, "mail_from", p.MailFrom)
 		p.replyTo = parseMailAddress(own, "mail_reply_to", p.MailReplyTo)
-		parseMailAddress(own, "support_email", p.SupportEmail)
+		p.SupportEmail = parseMailAddress(own, "support_email", p.SupportEmail).address
+		if strings.TrimSpace(p.MerchantName) != "" && !email.ValidName(p.MerchantName) {
+			own.add("merchant_name", unfitName)
+		}
 		if p.PaymentURL != "" {
 			if err := paymentURL(p.PaymentURL); err != nil {
 				own.add("payment_url", "%v", err)

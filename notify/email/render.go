@@ -189,13 +189,13 @@ func (m Mail) check() error {
 	if !currencyPattern.MatchString(m.Currency) {
 		return fmt.Errorf("checking mail %s: currency %.20q is not three letters", m.MessageID, m.Currency)
 	}
-	if !plainLine(m.Profile.MerchantName, maxMerchant) {
+	if !ValidName(m.Profile.MerchantName) {
 		return fmt.Errorf("checking mail %s: merchant name must be 1 to %d plain characters", m.MessageID, maxMerchant)
 	}
-	if !webURL(m.Link) {
+	if !ValidLink(m.Link) {
 		return fmt.Errorf("checking mail %s: link is not an absolute http or https URL", m.MessageID)
 	}
-	if m.UnsubscribeURL != "" && !webURL(m.UnsubscribeURL) {
+	if m.UnsubscribeURL != "" && !ValidLink(m.UnsubscribeURL) {
 		return fmt.Errorf("checking mail %s: unsubscribe link is not an absolute http or https URL", m.MessageID)
 	}
 	return nil
@@ -241,9 +241,10 @@ func isolate(s string) string {
 	return "\u2068" + s + "\u2069"
 }
 
-// plainLine tells whether s is 1 to limit characters of one line without control or invisible formatting characters.
-func plainLine(s string, limit int) bool {
-	if strings.TrimSpace(s) == "" || !utf8.ValidString(s) || utf8.RuneCountInString(s) > limit {
+// ValidName tells whether a mail may bear s as its merchant's name: 1 to 100 characters of one line without control or
+// invisible formatting characters.
+func ValidName(s string) bool {
+	if strings.TrimSpace(s) == "" || !utf8.ValidString(s) || utf8.RuneCountInString(s) > maxMerchant {
 		return false
 	}
 	return strings.IndexFunc(s, func(r rune) bool {
@@ -252,8 +253,8 @@ func plainLine(s string, limit int) bool {
 	}) < 0
 }
 
-// webURL tells whether s is an absolute http or https URL of printable ASCII without user information.
-func webURL(s string) bool {
+// ValidLink tells whether a mail may lead to s: an absolute http or https URL of printable ASCII without user information.
+func ValidLink(s string) bool {
 	if len(s) > maxURL || strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("<>\"\\", r) }) >= 0 {
 		return false
 	}
