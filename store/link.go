@@ -15,7 +15,7 @@ import (
 // Link is what a token in a mail leads to.
 type Link struct {
 	PaymentKey
-	PaymentStatus string    `db:"payment_status"`
+	PaymentStatus string    `db:"payment_status"` // of Payment, or of what it is for: that may be paid, or be over, without it
 	Locale        string    `db:"locale"`
 	Mailbox       []byte    `db:"mailbox"`
 	ExpiresAt     time.Time `db:"expires_at"`
@@ -40,9 +40,20 @@ func (s *Store) NewLink(ctx context.Context, notificationID string, expires time
 // Link finds what a token leads to; expired ones are returned too.
 func (s *Store) Link(ctx context.Context, token string) (Link, error) {
 	hash := sha256.Sum256([]byte(token))
-	l, err := one[Link](ctx, s.pool, `SELECT p.payment_id, p.source, p.account, p.livemode, p.status AS payment_status, n.locale, n.mailbox, l.expires_at
+	// What is given up (uncollectible) can still be paid. A success of as much by the same customer, which ends mails too, may
+	// be for something else.
+	l, err := one[Link](ctx, s.pool, `SELECT p.payment_id, p.source, p.account, p.livemode, n.locale, n.mailbox, l.expires_at,
+			CASE WHEN p.status IN ('recovered', 'canceled') THEN p.status
+				WHEN EXISTS (SELECT 1 FROM payments o WHERE o.order_reference = p.order_reference AND o.order_reference <> '' AND o.source = p.source
+						AND o.account = p.account AND o.livemode = p.livemode AND o.succeeded_created >= p.failed_created AND o.succeeded_created > 0)
+					OR EXISTS (SELECT 1 FROM payments o WHERE o.invoice = p.invoice AND o.invoice <> '' AND o.source = p.source
+						AND o.account = p.account AND o.livemode = p.livemode AND o.succeeded_created >= p.failed_created AND o.succeeded_created > 0)
+					OR i.settled_created > 0 AND i.status NOT IN ('void', 'uncollectible') THEN 'recovered'
+				WHEN i.settled_created > 0 AND i.status = 'void' THEN 'canceled'
+				ELSE p.status END AS payment_status
 		FROM links l JOIN notifications n ON n.id = l.notification_id
 		JOIN payments p ON p.payment_id = n.payment_id AND p.source = n.source AND p.account = n.account AND p.livemode = n.livemode
+		LEFT JOIN invoices i ON i.invoice_id = p.invoice AND i.invoice_id <> '' AND i.source = p.source AND i.account = p.account AND i.livemode = p.livemode
 		WHERE l.token_hash = $1`, hash[:])
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Link{}, ErrNoLink

@@ -55,6 +55,55 @@ func TestAPaymentLinkIsOpenUntilItExpires(t *testing.T) {
 	}
 }
 
+// Whoever has paid by another way is not led to pay again: what a payment is for may be paid without the payment.
+func TestALinkLeadsNobodyToPayWhatIsPaidOtherwise(t *testing.T) {
+	t.Parallel()
+	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}
+	of := func(id string) store.PaymentKey { return store.PaymentKey{PaymentID: id, Source: "stripe"} }
+	for name, try := range map[string]struct {
+		invoice string
+		changes store.Changes
+		want    link.State
+	}{
+		"an open invoice": {"in_1", store.Changes{Invoices: []store.Invoice{{PaymentKey: of("in_1"), Status: "open"}}}, link.Open},
+		"an invoice paid out of band": {
+			"in_1", store.Changes{Invoices: []store.Invoice{{PaymentKey: of("in_1"), Status: "paid", SettledCreated: 5}}}, link.Recovered,
+		},
+		"a voided invoice": {
+			"in_1", store.Changes{Invoices: []store.Invoice{{PaymentKey: of("in_1"), Status: "void", SettledCreated: 5}}}, link.Canceled,
+		},
+		"an invoice given up": { // it can still be paid
+			"in_1", store.Changes{Invoices: []store.Invoice{{PaymentKey: of("in_1"), Status: "uncollectible", SettledCreated: 5}}}, link.Open,
+		},
+		"another payment of the invoice": {
+			"in_1", store.Changes{Payments: []store.Payment{{PaymentKey: of("pi_2"), Status: "recovered", Invoice: "in_1", SucceededCreated: 5}}}, link.Recovered,
+		},
+		"another payment of the order": {
+			"", store.Changes{Payments: []store.Payment{{PaymentKey: of("pi_2"), Status: "recovered", OrderReference: "order_1", SucceededCreated: 5}}}, link.Recovered,
+		},
+		"another customer's payment": {
+			"", store.Changes{Payments: []store.Payment{{PaymentKey: of("pi_2"), Status: "recovered", SucceededCreated: 5}}}, link.Open,
+		},
+		"another account's order": {
+			"", store.Changes{Payments: []store.Payment{{
+				PaymentKey: store.PaymentKey{PaymentID: "pi_2", Source: "stripe", Account: "acct_1"}, Status: "recovered", OrderReference: "order_1", SucceededCreated: 5,
+			}}}, link.Open,
+		},
+	} {
+		links, token := mailedLink(t, linkTime.Add(time.Second))
+		try.changes.Payments = append(try.changes.Payments, store.Payment{
+			PaymentKey: k, Status: "failing", PaymentIntent: "pi_1", Invoice: try.invoice, OrderReference: "order_1", FailedCreated: 4,
+		})
+		require.NoError(t, links.store.InIngest(t.Context(), func(in *store.Ingest) error {
+			in.Doubtful = true
+			return in.Save(t.Context(), try.changes)
+		}), name)
+		target, err := links.ResolvePayment(t.Context(), token)
+		require.NoError(t, err)
+		require.Equal(t, try.want, target.State, name)
+	}
+}
+
 func TestALinkStopsNoMailBeforeItsOwnWasSent(t *testing.T) {
 	t.Parallel()
 	links, token := mailedLink(t, linkTime)
