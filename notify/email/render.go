@@ -50,7 +50,7 @@ const (
 // Profile is what an account's mails say of the merchant. It comes from settings, never from an event.
 type Profile struct {
 	MerchantName string // at most 100 characters, no control characters
-	MerchantURL  string // optional
+	MerchantURL  string // optional; shown, and no link
 	SupportEmail string // optional; an address that customers may ask
 	From         string // the sender's address
 	ReplyTo      string // optional
@@ -128,7 +128,7 @@ type view struct {
 
 	Subject, Preheader, Heading, Intro, Amount, What string
 	Button, Link                                     string
-	AlreadyPaid, Support, Merchant, Why              string
+	AlreadyPaid, Support, Merchant, Site, Why        string
 	Unsubscribe, UnsubscribeURL                      string
 }
 
@@ -213,7 +213,7 @@ func (m Mail) view(p decline.Phrases, locale string) view {
 	v.Subject = decline.Fill(subject, merchant, amount, support)
 	v.Preheader = decline.Fill(p.Preheader, merchant, amount, support)
 
-	v.Merchant = merchant
+	v.Merchant, v.Site = merchant, site(m.Profile.MerchantURL)
 	if p.RightToLeft {
 		v.Dir, v.Start = "rtl", "right"
 		// A Latin name or address in a right-to-left sentence drags its punctuation along unless it is isolated.
@@ -231,6 +231,15 @@ func (m Mail) view(p decline.Phrases, locale string) view {
 	v.Why = fill(p.WhyThisMail)
 	v.Unsubscribe = fill(p.Unsubscribe)
 	return v
+}
+
+// site is a merchant's address as people write it.
+func site(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Host + strings.TrimRight(u.EscapedPath(), "/")
 }
 
 // isolate wraps s in Unicode's first-strong isolate.

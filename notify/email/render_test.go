@@ -132,6 +132,31 @@ func TestWithoutAPreferenceLinkNothingSpeaksOfOne(t *testing.T) {
 	require.NotContains(t, header, "List-Unsubscribe-Post", "one-click needs https, RFC 8058 section 3.1")
 }
 
+// By it a customer sees whose mail it is. It is no link: a mail leads to the payment and to its own settings alone.
+func TestAMailNamesTheMerchantsSite(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"https://shop.example/":      "shop.example",
+		"https://shop.example/a&b/":  "shop.example/a&b",
+		"http://localhost:8090/shop": "localhost:8090/shop",
+		"":                           "",
+	} {
+		m := sample()
+		m.Profile.MerchantURL, m.Profile.SupportEmail = address, ""
+		message, err := Render(m)
+		require.NoError(t, err)
+		_, footer, found := strings.Cut(message.Text, "\n-- \nMaple & Co\n")
+		require.True(t, found)
+		if want == "" {
+			require.NotContains(t, footer, "shop.example\n")
+			continue
+		}
+		require.True(t, strings.HasPrefix(footer, want+"\n"), footer)
+		require.Contains(t, unescape(message.HTML), "<bdi>"+want+"</bdi>")
+		require.Equal(t, 2, strings.Count(message.HTML, "href="))
+	}
+}
+
 func TestAReminderHasItsOwnSubject(t *testing.T) {
 	t.Parallel()
 	m := sample()
