@@ -31,11 +31,11 @@ const (
 	ReasonPaymentCanceled = "payment_canceled"
 	ReasonSuperseded      = "superseded"
 	ReasonWrongMode       = "wrong_mode"
-	ReasonNoContact       = "no_contact" // the bank says that nobody is there to read it
+	ReasonNoContact       = store.ReasonNoContact
 	ReasonInPerson        = "in_person"
 	ReasonOnSession       = "on_session"
-	ReasonStripeBilling   = "billing_by_stripe"
-	ReasonNoProfile       = "no_account_profile"
+	ReasonStripeBilling   = store.ReasonStripeBilling
+	ReasonNoProfile       = store.ReasonNoProfile
 	ReasonGuest           = "guest"
 	ReasonPresenceUnknown = "presence_unknown"
 	ReasonTooOld          = "too_old"

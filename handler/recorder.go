@@ -460,8 +460,12 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		standing[n.ID] = n
 	}
 	decided := r.policy.Decide(d, now)
+	barred := ""
 	for i := range decided {
 		n := &decided[i]
+		if n.Channel == store.ChannelEmail && n.Status == store.Suppressed && store.BarsReminders(n.Reason) {
+			barred = n.Reason
+		}
 		old, known := standing[n.ID]
 		delete(standing, n.ID)
 		if known && (over(old) || senderDecided(old, *n, p.Payment, d.Payment)) {
@@ -490,6 +494,9 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 			out.StaleNotifications = append(out.StaleNotifications, n.ID)
 		case n.Status == store.Held && d.end() != "":
 			n.Status, n.Reason, n.UpdatedAt = store.Canceled, d.end(), now
+			out.Notifications = append(out.Notifications, n)
+		case n.Status == store.Held && barred != "":
+			n.Status, n.Reason, n.UpdatedAt = store.Suppressed, barred, now
 			out.Notifications = append(out.Notifications, n)
 		}
 	}

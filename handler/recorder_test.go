@@ -615,6 +615,41 @@ func TestASettledInvoiceTakesBackWhatIsNotSent(t *testing.T) {
 	require.Equal(t, 2, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'canceled' AND reason = 'superseded'`))
 }
 
+// The mails after the first were decided on when that was sent. What has come to be known since bars them like a first one.
+func TestAReminderIsNotSentWhereAFirstMailWouldNotBe(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		second func(*Fact)
+		want   string
+	}{
+		"the bank says that the customer has died": {func(f *Fact) { f.FailureCode, f.OutcomeReason = "recipient_deceased", "" }, "suppressed no_contact"},
+		"Stripe mails for the invoice":             {func(f *Fact) { f.Invoice = "in_1" }, "suppressed billing_by_stripe"},
+		"it fails again":                           {func(*Fact) {}, "held "},
+		"it fails on the page":                     {func(f *Fact) { f.Session = OnSession }, "held "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			debit := chargeFailed(1, "insufficient_funds")
+			debit.MethodType = "sepa_debit"
+			b.record(t, debit)
+			_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET status = 'sent', sent_at = due_at WHERE channel = 'email'`)
+			require.NoError(t, err)
+			_, err = b.store.Pool().Exec(t.Context(), `INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object(
+				'id', 'nt_reminder', 'template', 'reminder_1', 'status', 'held', 'sent_at', NULL, 'due_at', n.due_at + interval '72 hours'))).*
+				FROM notifications n WHERE n.channel = 'email'`)
+			require.NoError(t, err)
+			again := chargeFailed(2, "insufficient_funds")
+			again.MethodType = "sepa_debit"
+			c.second(&again)
+			b.record(t, again)
+			var got string
+			require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT status || ' ' || reason FROM notifications WHERE id = 'nt_reminder'`).Scan(&got))
+			require.Equal(t, c.want, got)
+		})
+	}
+}
+
 func waitingFor(facts ...Fact) (group []*waiting) {
 	for _, f := range facts {
 		group = append(group, &waiting{delivery: Delivery{Facts: []Fact{f}}, answer: make(chan error, 1)})

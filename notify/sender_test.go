@@ -1054,6 +1054,26 @@ func TestNoReminderFollowsAMailWhoseCustomerIsErasedWhileItIsSent(t *testing.T) 
 	}
 }
 
+// A further event may bar the payment's mails while its first is out: that one cannot be had back, the others are not to follow.
+func TestNoReminderFollowsAMailThatIsBarredWhileItIsSent(t *testing.T) {
+	t.Parallel()
+	for reason, want := range map[string]int{"": 2, "on_session": 2, "no_contact": 1, "billing_by_stripe": 1} {
+		b := setup(t)
+		s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour} })
+		id := b.failing(t, "pi_1", "buyer@example.com")
+		b.clock.forward(time.Minute)
+		b.post.answer = func(Letter) Outcome {
+			if reason != "" {
+				b.exec(t, `UPDATE notifications SET status = 'suppressed', reason = $2 WHERE id = $1`, id, reason)
+			}
+			return Outcome{Result: Accepted}
+		}
+		deliver(t, s, id)
+		require.Equal(t, store.Sent, b.notification(t, id).Status)
+		require.Equal(t, want, b.count(t, `SELECT count(*) FROM notifications`), reason)
+	}
+}
+
 // deliver does what a mail's job does.
 func deliver(t *testing.T, s *Sender, id string) {
 	t.Helper()

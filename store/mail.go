@@ -138,6 +138,19 @@ func over(paymentStatus string) string {
 	return ""
 }
 
+// Reasons for which a payment gets no mail at all.
+const (
+	ReasonNoContact     = "no_contact" // the bank says that nobody is there to read it
+	ReasonStripeBilling = "billing_by_stripe"
+	ReasonNoProfile     = "no_account_profile"
+)
+
+// BarsReminders tells whether the reason for which a payment would get no first mail now holds for those after it too: nobody
+// is there to read them, or another tells the customer. That the last try was made at a page does not.
+func BarsReminders(reason string) bool {
+	return reason == ReasonNoContact || reason == ReasonStripeBilling || reason == ReasonNoProfile
+}
+
 // Settlement is what became of a claimed mail.
 type Settlement struct {
 	Notification Notification   // its next state; NextTryAt is when a held one is to be tried again, nil: by no job of ours
@@ -147,7 +160,7 @@ type Settlement struct {
 
 // Settle ends a claim: the owner says what became of the mail. It has no effect, and returns false, where the claim is no
 // longer the owner's. The payment is read under its lock: for a mail that was to be tried again, what was decided of it
-// meanwhile stands, and nothing follows once the payment has ended.
+// meanwhile stands, and nothing follows once the payment has ended or what came to be known bars it.
 func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, error) {
 	n := x.Notification
 	var settled bool
@@ -188,8 +201,9 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		if n.Status == Held && n.NextTryAt != nil {
 			jobs = append(jobs, mailJobAt(n.ID, *n.NextTryAt))
 		}
-		erased := customer != n.Customer // meanwhile, and nothing else changes it while it is claimed
-		if over(payment) == "" && !erased && len(x.FollowUps) > 0 {
+		// Meanwhile, and nothing else changes either while it is claimed.
+		erased, barred := customer != n.Customer, status == Suppressed && BarsReminders(reason)
+		if over(payment) == "" && !erased && !barred && len(x.FollowUps) > 0 {
 			b := &pgx.Batch{}
 			if err := notificationTable.queue(b, pointers(x.FollowUps), `ON CONFLICT DO NOTHING`); err != nil {
 				return err
