@@ -244,7 +244,13 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	if now.Sub(useful) > s.MaxAge {
 		return end(store.Suppressed, "too_old")
 	}
-	if told := c.Attempt.ReceivedAt.Add(decline.ChargeWindow); c.Attempt.AwaitsCharge && now.Before(told) {
+	// Both events of an attempt may be awaited, the charge's for what it tells, the intent's for where the customer was: of the
+	// first attempt within the hold, which never restarts, of a later one here.
+	wait := decline.ChargeWindow
+	if first := c.Payment.FailedReceivedAt; !c.Attempt.AwaitsCharge && first != nil {
+		wait = min(wait, n.DueAt.Sub(*first))
+	}
+	if told := c.Attempt.ReceivedAt.Add(wait); now.Before(told) {
 		x, outcome, err = end(store.Held, "")
 		x.Notification.NextTryAt = &told
 		return x, outcome, err

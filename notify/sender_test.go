@@ -1226,6 +1226,34 @@ func TestAMailWaitsForTheWordOfItsAttemptsCharge(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }
 
+// The hold never restarts, so a later attempt's mail is due with the first event of it, of which the other may say that the
+// customer was at the page.
+func TestALaterAttemptsMailWaitsForItsTwinEvent(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ hold, waits time.Duration }{
+		"a hold as it is in production": {time.Minute, decline.ChargeWindow},
+		"a hold of two seconds":         {2 * time.Second, 2 * time.Second},
+		"no hold":                       {0, 0},
+	} {
+		b := setup(t)
+		s := b.sender(t)
+		id := b.failing(t, "pi_1", "buyer@example.com")
+		b.exec(t, `UPDATE notifications SET due_at = $1`, start.Add(c.hold))
+		b.clock.forward(2 * time.Hour)
+		b.exec(t, `UPDATE attempts SET received_at = $1`, b.clock.now())
+		if c.waits > 0 {
+			deliver(t, s, id)
+			n := b.notification(t, id)
+			require.Equal(t, store.Held, n.Status, name)
+			require.Equal(t, c.waits, n.NextTryAt.Sub(b.clock.now()), name)
+			b.clock.forward(c.waits)
+		}
+		deliver(t, s, id)
+		require.Equal(t, store.Sent, b.notification(t, id).Status, name)
+		require.Equal(t, 1, b.post.count(), name)
+	}
+}
+
 func TestAClaimWhoseCommitIsUnderWayIsGivenBackOnceItIsThere(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
