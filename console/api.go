@@ -1,6 +1,7 @@
 package console
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -43,21 +44,31 @@ func (s *server) listFailures(c echo.Context) error {
 	if err := p.done(); err != nil {
 		return err
 	}
-	page, more, err := s.Store.FailurePage(c.Request().Context(), filter)
-	if err != nil {
-		return cursorFault(err)
-	}
-	now := s.Now()
-	uses, err := s.Store.Complete(c.Request().Context(), page, now)
+	page, more, err := s.failures(c.Request().Context(), filter)
 	if err != nil {
 		return err
 	}
 	data := make([]failureJSON, len(page))
 	for i := range page {
-		s.decide(&page[i].Attempt, uses[i], now)
 		data[i] = failureOf(page[i], locale)
 	}
 	return c.JSON(http.StatusOK, listOf(data, more))
+}
+
+// failures reads a page of failures, each with what was told of it and with what holds for a retry at this moment.
+func (s *server) failures(ctx context.Context, filter store.FailureFilter) (page []store.Failure, more bool, err error) {
+	if page, more, err = s.Store.FailurePage(ctx, filter); err != nil {
+		return nil, false, cursorFault(err)
+	}
+	now := s.Now()
+	uses, err := s.Store.Complete(ctx, page, now)
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range page {
+		s.decide(&page[i].Attempt, uses[i], now)
+	}
+	return page, more, nil
 }
 
 // cursorFault words a cursor that names nothing.

@@ -243,9 +243,9 @@ func (s *server) failuresPage(c echo.Context) error {
 		return err
 	}
 	ctx := c.Request().Context()
-	page, more, err := s.Store.FailurePage(ctx, filter)
+	page, more, err := s.failures(ctx, filter)
 	if err != nil {
-		return cursorFault(err)
+		return err
 	}
 	v := failuresView{Filters: filtersOf(p), Livemode: p.query.Get("livemode")}
 	for _, f := range page {

@@ -225,6 +225,23 @@ func TestThePagesShowWhatTheAPIKnows(t *testing.T) {
 	require.Contains(t, list.body, "<b>0</b> mails held")
 }
 
+func TestTheListTellsWhatWasToldOfEachFailure(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.staged()
+	_, cards, _ := strings.Cut(b.page("/console", b.session(allToken)).body, `<li class="card failure`)
+	told := map[string]string{}
+	for card := range strings.SplitSeq(cards, `<li class="card failure`) {
+		id := regexp.MustCompile(`/console/failures/(\w+)`).FindStringSubmatch(card)[1]
+		text := regexp.MustCompile(`(?s)<dt>Told</dt><dd>(.*?)</dd>`).FindStringSubmatch(card)[1]
+		told[id] = strings.Join(strings.Fields(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(text, " ")), " ")
+	}
+	require.Equal(t, map[string]string{
+		"fl_renewal": "inbox delivered email sent", "fl_fraud": "checkout sent email suppressed on session", "fl_sepa": "email held no address",
+		"fl_again": "nothing by this attempt",
+	}, told)
+}
+
 func TestTheListFiltersAndPages(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
