@@ -43,6 +43,52 @@ func TestAContactIsKeptSealedAndUsed(t *testing.T) {
 	require.NotContains(t, fmt.Sprint(b.logs.All()), "example")
 }
 
+func TestWhatTheCustomerReadsIsInTheLanguageThatTheirMailHas(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	a := failed("fl_1", "pi_1")
+	b.add(a, change(failed("fl_2", "pi_2"), func(a *store.Attempt) { a.Locale = "es" }))
+	for id, about := range map[string]store.Attempt{"nt_1": a, "nt_2": failed("fl_2", "pi_2")} {
+		b.save(store.Changes{Notifications: []store.Notification{notification(id, about, store.ChannelInbox, store.Delivered)}})
+	}
+	languages := func(params ...string) []any {
+		t.Helper()
+		said := func(m map[string]any, member string) any { return m[member].(map[string]any)["locale"] }
+		first := func(path string, params ...string) map[string]any {
+			for _, o := range b.get(path, params...).json(t)["data"].([]any) {
+				if o.(map[string]any)["payment_id"] == "pi_1" {
+					return o.(map[string]any)
+				}
+			}
+			return nil
+		}
+		payment := b.get("/v1/payments/pi_1", params...).json(t)["attempts"].([]any)[0].(map[string]any)
+		return []any{
+			said(first("/v1/customers/cus_1/inbox", params...), "message"), said(b.call(http.MethodPost, withQuery("/v1/inbox/nt_1/read", params...), "").json(t), "message"),
+			said(first("/v1/failures", params...), "customer_message"), said(b.get("/v1/failures/fl_1", params...).json(t), "customer_message"), said(payment, "customer_message"),
+		}
+	}
+	all := func(locale string) []any { return []any{locale, locale, locale, locale, locale} }
+	put := func(locale string, params ...string) {
+		t.Helper()
+		require.Equal(t, http.StatusOK, b.call(http.MethodPut, withQuery("/v1/customers/cus_1/contact", params...), `{"email":"buyer@example.com","locale":"`+locale+`"}`).status)
+	}
+	put("pl", "livemode", "false")
+	put("nl", "account", "acct_other")
+	require.Equal(t, all("en"), languages(), "another mode's customer, or another account's, is somebody else")
+	b.save(store.Changes{Customers: []store.Customer{{CustomerID: "cus_1", Source: "stripe", Livemode: true, RecordCreated: 1, RecordEvent: "evt_c", Locale: "it"}}})
+	require.Equal(t, all("it"), languages())
+	put("de")
+	require.Equal(t, all("de"), languages())
+	session := fact(key("pi_1"), "evt_s", "checkout.session.completed", "cs_1", start)
+	session.Locale = "fr"
+	b.save(store.Changes{Facts: []store.Fact{session}})
+	require.Equal(t, all("fr"), languages(), "what the payment itself says goes first")
+	require.Equal(t, all("ja"), languages("locale", "ja"), "the reader's wish goes before all")
+	require.Equal(t, "es", b.get("/v1/failures/fl_2").json(t)["customer_message"].(map[string]any)["locale"])
+	require.Equal(t, "es", b.call(http.MethodPost, "/v1/inbox/nt_2/read", "").json(t)["message"].(map[string]any)["locale"])
+}
+
 func TestABadContactIsRefusedByItsMember(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

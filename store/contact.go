@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
@@ -165,6 +166,37 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 	firstOf(&r.Email, inFacts.Metadata, fromPut.Customer, inFacts.Receipt, fromRecord.Customer, inFacts.Customer, inFacts.Billing)
 	firstOf(&r.Locale, putLocale, recordLocale, sessionLocale)
 	return r, nil
+}
+
+// languageOf is the language wish of the customer of a row that has a payment's key and a customer: the one of Recipient.
+func languageOf(row string) string {
+	ofCustomer := " WHERE c.customer_id = @.customer AND c.source = @.source AND c.account = @.account AND c.livemode = @.livemode"
+	return strings.ReplaceAll(`coalesce((SELECT f.detail::json->>'lo' FROM facts f WHERE `+sameKey("f", "@")+` AND f.detail::json->>'lo' <> ''
+			ORDER BY f.created DESC, f.event_id DESC, f.api_version DESC LIMIT 1),
+		(SELECT nullif(c.locale, '') FROM contacts c`+ofCustomer+`), (SELECT nullif(c.locale, '') FROM customers c`+ofCustomer+`), '')`, "@", row)
+}
+
+var languagesSQL = "SELECT a.id, " + languageOf("a") + " AS locale FROM attempts a WHERE a.id = ANY($1)"
+
+// queueLanguages adds a statement to a batch that gives each of the failures whose own events name no language that of its
+// customer: what is told of it here is to read as the mail does.
+func queueLanguages(b *pgx.Batch, failures []Failure) {
+	var ids []string
+	at := map[string]int{}
+	for i, f := range failures {
+		if f.Locale == "" {
+			ids, at[f.ID] = append(ids, f.ID), i
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	b.Queue(languagesSQL, ids).Query(eachRow(func(l struct {
+		ID     string `db:"id"`
+		Locale string `db:"locale"`
+	}) {
+		failures[at[l.ID]].Locale = l.Locale
+	}))
 }
 
 func firstOf(to *string, values ...string) {

@@ -14,6 +14,7 @@ func PaymentSQL(paymentID string) (string, []any) { return paymentSQL(paymentID,
 // NotificationsSQL is the statement by which failures get their notifications; ByIndexes are the settings of all connections.
 var (
 	NotificationsSQL = notificationsSQL
+	LanguagesSQL     = languagesSQL
 	IdleOwnersSQL    = idleOwnersSQL
 	DueJobsSQL       = dueJobsSQL
 	DueMailsSQL      = dueMailsSQL

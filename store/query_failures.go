@@ -230,7 +230,7 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 	if len(found) == 0 {
 		return Failure{}, ErrNotFound
 	}
-	err = addNotifications(ctx, s.pool, found)
+	err = complete(ctx, s.pool, found)
 	return found[0], err
 }
 
@@ -239,14 +239,15 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 var notificationsSQL = "SELECT " + notificationTable.selected("n") + " FROM " + keyRows + " JOIN notifications n ON " + keyMatch("n", "payment_id") +
 	" ORDER BY n.created_at, n.id"
 
-func addNotifications(ctx context.Context, db querier, failures []Failure) error {
+func complete(ctx context.Context, db querier, failures []Failure) error {
 	if len(failures) == 0 {
 		return nil
 	}
 	b := &pgx.Batch{}
 	queueNotifications(b, failures)
+	queueLanguages(b, failures)
 	if err := db.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("reading the notifications of %d failures: %w", len(failures), err)
+		return fmt.Errorf("completing %d failures: %w", len(failures), err)
 	}
 	return nil
 }

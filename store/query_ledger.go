@@ -170,7 +170,7 @@ func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time)
 	return uses(), nil
 }
 
-// Complete gives each failure of a page its notifications, and returns what CardUses does of them. Both questions travel
+// Complete gives each failure of a page its notifications and its language, and returns what CardUses does of them. The questions travel
 // together: two connections at a time cost more than they saved.
 func (s *Store) Complete(ctx context.Context, page []Failure, now time.Time) ([]decline.Use, error) {
 	if len(page) == 0 {
@@ -182,6 +182,7 @@ func (s *Store) Complete(ctx context.Context, page []Failure, now time.Time) ([]
 	}
 	b := &pgx.Batch{}
 	queueNotifications(b, page)
+	queueLanguages(b, page)
 	uses := queueUses(b, attempts, now)
 	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("completing %d failures: %w", len(page), err)

@@ -74,7 +74,7 @@ func (s *Store) FindPayment(ctx context.Context, paymentID, source string, w Wit
 			k.PaymentID, k.Source, k.Account, k.Livemode); err != nil {
 			return err
 		}
-		return addNotifications(ctx, tx, h.Attempts)
+		return complete(ctx, tx, h.Attempts)
 	})
 	if errors.Is(err, ErrNotFound) {
 		return h, ErrNotFound
