@@ -101,6 +101,9 @@ func timelineOf(h store.PaymentHistory) []timelineEntry {
 	}
 	for _, n := range h.Notifications {
 		add := func(at time.Time, step string, reason *string) {
+			if at.Before(n.CreatedAt) { // what is delivered at once counts from its event's receipt, before there was a row
+				at = n.CreatedAt
+			}
 			entries = append(entries, timelineEntry{At: at.UTC(), Type: "notification", ID: n.ID, Step: step,
 				Failure: text(n.FailureID), Channel: text(n.Channel), Template: text(n.Template), Reason: reason})
 		}

@@ -60,6 +60,22 @@ func TestAPaymentTellsItsWholeStory(t *testing.T) {
 	require.Len(t, m["attempts"].([]any)[1].(map[string]any)["notifications"], 1)
 }
 
+func TestANoticeIsMadeBeforeItIsDelivered(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	a := failed("fl_1", "pi_1")
+	b.add(a)
+	n := notification("nt_1", a, store.ChannelInbox, store.Delivered)
+	received := n.CreatedAt.Add(-300 * time.Microsecond) // as the recorder writes it: from the event's receipt, which comes before the row
+	n.DueAt, n.SentAt = received, &received
+	b.save(store.Changes{Notifications: []store.Notification{n}})
+	var steps []string
+	for _, e := range b.get("/v1/payments/pi_1").json(t)["timeline"].([]any) {
+		steps = append(steps, e.(map[string]any)["step"].(string))
+	}
+	require.Equal(t, []string{"created", "delivered"}, steps)
+}
+
 func TestTheSamePaymentIDInSeveralPlacesIsToldApart(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
