@@ -131,6 +131,15 @@ func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
 	}
 }
 
+func TestAnOriginIsReadAsBrowsersWriteIt(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(complete("CHECKOUT_ORIGINS=https://Shop.example/, https://shop.example:443,http://shop.example:80,https://shop.example:8443,"+
+		"http://shop.example:443,https://Bücher.example,http://127.0.0.1:80,http://[::1]:3000"), forServing)
+	require.NoError(t, err)
+	require.Equal(t, []string{"https://shop.example", "https://shop.example", "http://shop.example", "https://shop.example:8443",
+		"http://shop.example:443", "https://xn--bcher-kva.example", "http://127.0.0.1", "http://[::1]:3000"}, c.CheckoutOrigins)
+}
+
 func TestAllFaultsComeTogetherAndNoneShowsASecret(t *testing.T) {
 	t.Parallel()
 	environ := []string{

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/idna"
 
 	"rebound/console"
 	"rebound/decline"
@@ -242,7 +243,7 @@ func (c *config) validateListeners(f *faults) {
 			f.addValue("CHECKOUT_ORIGINS", origin, "is not an origin, such as https://shop.example")
 			continue
 		}
-		c.CheckoutOrigins[i] = u.Scheme + "://" + strings.ToLower(u.Host)
+		c.CheckoutOrigins[i] = originOf(u)
 	}
 	if c.DatabaseURL != "" {
 		if _, err := store.ParseDSN(c.DatabaseURL); err != nil {
@@ -265,6 +266,19 @@ func (c *config) validateListeners(f *faults) {
 		}
 	}
 	c.keys = keys
+}
+
+// originOf writes an origin as browsers do, else it would never equal one of theirs: the host in ASCII and small letters, and no
+// port where it is the scheme's own.
+func originOf(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	if port := u.Port(); u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
+		host = strings.TrimSuffix(host, ":"+port)
+	}
+	if ascii, err := idna.Lookup.ToASCII(u.Hostname()); err == nil {
+		host = strings.Replace(host, strings.ToLower(u.Hostname()), ascii, 1)
+	}
+	return u.Scheme + "://" + host
 }
 
 func tokens(f *faults, items []string) []console.Token {
