@@ -50,7 +50,7 @@ func (s *server) listFailures(c echo.Context) error {
 	}
 	data := make([]failureJSON, len(page))
 	for i := range page {
-		data[i] = failureOf(page[i], locale)
+		data[i] = s.failureOf(page[i], locale)
 	}
 	return c.JSON(http.StatusOK, listOf(data, more))
 }
@@ -97,7 +97,7 @@ func (s *server) getFailure(c echo.Context) error {
 	if _, err := s.advise(c.Request().Context(), one); err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, failureOf(one[0], locale))
+	return c.JSON(http.StatusOK, s.failureOf(one[0], locale))
 }
 
 // payment reads a payment, and what its attempts leave to try, by attempt.
@@ -124,7 +124,7 @@ func (s *server) getPayment(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, paymentOf(h, locale))
+	return c.JSON(http.StatusOK, s.paymentOf(h, locale))
 }
 
 func (s *server) getRetryDecision(c echo.Context) error {
@@ -155,7 +155,7 @@ func (s *server) listInbox(c echo.Context) error {
 	}
 	data := make([]noticeJSON, len(page))
 	for i, n := range page {
-		data[i] = noticeOf(n, locale, s.Now())
+		data[i] = s.noticeOf(n, locale)
 	}
 	return c.JSON(http.StatusOK, listOf(data, more))
 }
@@ -174,7 +174,7 @@ func (s *server) readNotice(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, noticeOf(n, locale, s.Now()))
+	return c.JSON(http.StatusOK, s.noticeOf(n, locale))
 }
 
 func (s *server) putContact(c echo.Context) error {

@@ -28,8 +28,10 @@ type Config struct {
 	Store *store.Store
 	// Tokens open the API and the console. None: everything is open to whoever reaches the listener, so the caller must
 	// have made sure that it listens on a loopback address.
-	Tokens   []Token
-	Livemode bool // MODE: the mode that a customer's contact is filed under unless the request says
+	Tokens []Token
+	// AccountLocales are the languages of connected accounts' customers who have said none, by acct_…
+	AccountLocales map[string]string
+	Livemode       bool // MODE: the mode that a customer's contact is filed under unless the request says
 	// MaxRetriesPerCharge is the setting of that name, for the opinions that a failure's page shows; 0 means the default.
 	MaxRetriesPerCharge int
 	Health              *Health

@@ -89,6 +89,25 @@ func TestWhatTheCustomerReadsIsInTheLanguageThatTheirMailHas(t *testing.T) {
 	require.Equal(t, "es", b.call(http.MethodPost, "/v1/inbox/nt_2/read", "").json(t)["message"].(map[string]any)["locale"])
 }
 
+func TestACustomerWithoutAWishIsToldInTheLanguageOfTheAccount(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.AccountLocales = map[string]string{ownAccount: "pt-BR"} })
+	for id, locale := range map[string]string{"fl_none": "", "fl_unspoken": "tlh", "fl_wish": "de"} {
+		a := change(failed(id, "pi_"+id), func(a *store.Attempt) { a.Account, a.Customer, a.Locale = ownAccount, "cus_"+id, locale })
+		b.add(a)
+		b.save(store.Changes{Notifications: []store.Notification{notification("nt_"+id, a, store.ChannelInbox, store.Delivered)}})
+		want := "pt-BR"
+		if locale == "de" {
+			want = "de"
+		}
+		require.Equal(t, want, b.get("/v1/failures/" + id).json(t)["customer_message"].(map[string]any)["locale"], id)
+		notice := b.get("/v1/customers/cus_" + id + "/inbox").json(t)["data"].([]any)[0].(map[string]any)
+		require.Equal(t, want, notice["message"].(map[string]any)["locale"], id)
+	}
+	b.add(failed("fl_other", "pi_other"))
+	require.Equal(t, "en", b.get("/v1/failures/fl_other").json(t)["customer_message"].(map[string]any)["locale"])
+}
+
 func TestABadContactIsRefusedByItsMember(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

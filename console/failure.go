@@ -137,8 +137,9 @@ type notificationJSON struct {
 	SentAt   *time.Time `json:"sent_at"`
 }
 
-// failureOf shapes a failed attempt. locale is the language that the reader asks for, empty for the customer's own.
-func failureOf(f store.Failure, locale string) failureJSON {
+// failureOf shapes a failed attempt. locale is the language that the reader asks for, empty for the customer's own,
+// or else their account's.
+func (s *server) failureOf(f store.Failure, locale string) failureJSON {
 	return failureJSON{
 		ID: f.ID, Object: "failure", Source: f.Source, Account: text(f.Account), Livemode: f.Livemode,
 		PaymentID: f.PaymentID, PaymentIntent: text(f.PaymentIntent), Charge: text(f.Charge), Customer: text(f.Customer),
@@ -158,7 +159,7 @@ func failureOf(f store.Failure, locale string) failureJSON {
 			Category: f.Category, Severity: f.Severity, Disclosable: f.Disclosable, NextStep: f.NextStep,
 			MerchantNextStep: f.MerchantNextStep, DecidedBy: f.DecidedBy,
 		},
-		Message:       messageOf(publicOf(f.PublicCode, f.PublicNextStep, f.PublicField, f.PublicRetry), locale, f.Locale),
+		Message:       messageOf(publicOf(f.PublicCode, f.PublicNextStep, f.PublicField, f.PublicRetry), locale, f.Locale, s.AccountLocales[f.Account]),
 		Presence:      presenceJSON{Verdict: f.Presence, Evidence: evidenceOf(f.Evidence)},
 		Retry:         retryOf(f.Attempt),
 		PaymentStatus: f.PaymentStatus, Notifications: notificationsOf(f.Notifications), Events: listed(f.Events),

@@ -292,7 +292,7 @@ func filtersOf(p *params) []filterView {
 }
 
 func (s *server) viewOf(f store.Failure) failureView {
-	v := failureView{failureJSON: failureOf(f, ""),
+	v := failureView{failureJSON: s.failureOf(f, ""),
 		Fraud: f.Category == string(decline.FraudRisk) || f.Type == string(decline.Blocked)}
 	public := publicOf(f.PublicCode, f.PublicNextStep, f.PublicField, f.PublicRetry)
 	v.RTL = public.Message(v.Message.Locale).RightToLeft
@@ -347,7 +347,7 @@ func (s *server) failurePage(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	v := historyView{Failure: s.viewOf(one[0]), Opinions: opinions, Payment: paymentOf(h, ""), Decision: retryDecisionOf(h, decisions)}
+	v := historyView{Failure: s.viewOf(one[0]), Opinions: opinions, Payment: s.paymentOf(h, ""), Decision: retryDecisionOf(h, decisions)}
 	public := publicOf(f.PublicCode, f.PublicNextStep, f.PublicField, f.PublicRetry)
 	v.Public = publicView{NextStep: string(public.NextStep), Field: string(public.Field), RetrySame: public.RetrySameMethod}
 	for _, a := range h.Attempts {

@@ -67,7 +67,7 @@ type timelineEntry struct {
 	Reason     *string    `json:"reason"`      // notifications: why it stands as it does
 }
 
-func paymentOf(h store.PaymentHistory, locale string) paymentJSON {
+func (s *server) paymentOf(h store.PaymentHistory, locale string) paymentJSON {
 	p := h.Payment
 	out := paymentJSON{
 		ID: p.PaymentID, Object: "payment", Source: p.Source, Account: text(p.Account), Livemode: p.Livemode,
@@ -76,7 +76,7 @@ func paymentOf(h store.PaymentHistory, locale string) paymentJSON {
 	}
 	for i, a := range h.Attempts {
 		if a.Result != "succeeded" {
-			out.Attempts[i] = failedJSON{failureOf(a, locale), "failed"}
+			out.Attempts[i] = failedJSON{s.failureOf(a, locale), "failed"}
 			continue
 		}
 		out.Attempts[i] = succeededJSON{
@@ -200,12 +200,12 @@ type noticeJSON struct {
 	ReadAt        *time.Time  `json:"read_at"`
 }
 
-func noticeOf(n store.Notice, locale string, now time.Time) noticeJSON {
+func (s *server) noticeOf(n store.Notice, locale string) noticeJSON {
 	public := publicOf(n.PublicCode, n.PublicNextStep, n.PublicField, n.PublicRetry)
-	if n.AwaitsCharge && n.AttemptAt != nil && now.Before(n.AttemptAt.Add(decline.ChargeWindow)) {
+	if n.AwaitsCharge && n.AttemptAt != nil && s.Now().Before(n.AttemptAt.Add(decline.ChargeWindow)) {
 		public = decline.Generic()
 	}
-	m := messageOf(public, locale, n.Locale)
+	m := messageOf(public, locale, n.Locale, s.AccountLocales[n.Account])
 	amount := ""
 	if n.Currency != "" {
 		amount = decline.FormatMoney(n.Amount, n.Currency, m.Locale)

@@ -79,7 +79,7 @@ func newServer(ctx context.Context, c *config, o serveOptions) (*server, error) 
 	}
 	s.public = s.httpServer(router)
 	s.admin = s.httpServer(console.New(console.Config{
-		Store: s.store, Tokens: c.tokens, Livemode: c.Mode == "live", MaxRetriesPerCharge: c.MaxRetriesPerCharge,
+		Store: s.store, Tokens: c.tokens, AccountLocales: c.accountLocales(), Livemode: c.Mode == "live", MaxRetriesPerCharge: c.MaxRetriesPerCharge,
 		Health: health, Metrics: metrics, Now: s.store.Now, Log: o.log.Named("console"),
 	}))
 	return s, nil
@@ -99,6 +99,15 @@ func (c *config) decodeOptions(s *store.Store) webhook.DecodeOptions {
 	}
 }
 
+// accountLocales are the languages of the accounts' profiles.
+func (c *config) accountLocales() map[string]string {
+	locales := make(map[string]string, len(c.profiles))
+	for account, p := range c.profiles {
+		locales[account] = p.Locale
+	}
+	return locales
+}
+
 // wireWork makes what sends: the mailer, its sender, and the workers of the job queue.
 func (s *server) wireWork(metrics *prometheus.Registry) error {
 	if !s.sends() {
@@ -112,10 +121,7 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 			PerPayment24h: c.MailPerPayment24H, PerPayment: c.MailPerPaymentTotal, PerMailbox24h: c.MailPerMailbox24H, PerMailbox7d: c.MailPerMailbox7D,
 			NewMailboxesPerHour: c.MailNewMailboxesPerHour, PerDay: c.MailPerDay,
 		},
-		DefaultLocale: "en", AccountLocales: make(map[string]string, len(c.profiles)), Metrics: metrics,
-	}
-	for account, p := range c.profiles {
-		config.AccountLocales[account] = p.Locale
+		DefaultLocale: "en", AccountLocales: c.accountLocales(), Metrics: metrics,
 	}
 	if c.SMTPURL != "" {
 		m, err := newMailer(c, c.PublicURL)
