@@ -207,7 +207,7 @@ func (s *server) putContact(c echo.Context) error {
 		}
 		key.Account = *asked
 	}
-	contact, err := readContact(c.Response(), c.Request())
+	contact, err := s.readContact(c.Response(), c.Request())
 	if err != nil {
 		return err
 	}

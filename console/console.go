@@ -31,7 +31,9 @@ type Config struct {
 	Tokens []Token
 	// AccountLocales are the languages of connected accounts' customers who have said none, by acct_…
 	AccountLocales map[string]string
-	Livemode       bool // MODE: the mode that a customer's contact is filed under unless the request says
+	// ValidEmail tells whether mail would be sent to an address at all: one that a contact may have.
+	ValidEmail func(address string) bool
+	Livemode   bool // MODE: the mode that a customer's contact is filed under unless the request says
 	// MaxRetriesPerCharge is the setting of that name, for the opinions that a failure's page shows; 0 means the default.
 	MaxRetriesPerCharge int
 	Health              *Health

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 	_ "time/tzdata" // a time zone must be known on every machine, or it would be refused on some
-	"unicode"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -24,7 +22,7 @@ type contact struct {
 	TimeZone string `json:"time_zone"`
 }
 
-func readContact(w http.ResponseWriter, r *http.Request) (contact, error) {
+func (s *server) readContact(w http.ResponseWriter, r *http.Request) (contact, error) {
 	var c contact
 	if !isJSON(r.Header.Get("Content-Type")) {
 		return c, &problem{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type", Detail: "Send application/json."}
@@ -43,7 +41,7 @@ func readContact(w http.ResponseWriter, r *http.Request) (contact, error) {
 	switch {
 	case c == contact{}:
 		return c, badBody("", "The body needs at least one of `email`, `locale` and `time_zone`.")
-	case c.Email != "" && !validEmail(c.Email):
+	case c.Email != "" && !s.ValidEmail(c.Email):
 		return c, badBody("email", "`email` must be one plain address, like name@shop.example.")
 	case c.Locale != "" && !validLocale(c.Locale):
 		return c, badBody("locale", "`locale` must be a BCP 47 language tag, like de or pt-BR.")
@@ -77,42 +75,6 @@ func bodyFault(err error) *problem {
 
 func memberOf(p jsontext.Pointer) string { return printable(p.LastToken()) }
 
-// atext are the characters of RFC 5322's atoms beside letters and digits.
-const atext = "!#$%&'*+-/=?^_`{|}~"
-
-// validEmail takes one bare address and nothing else that net/mail would parse: no name, group, route, quoted part,
-// comment or address literal. Letters of any language may stand in it (RFC 6531).
-func validEmail(s string) bool {
-	if len(s) > 254 || strings.HasPrefix(s, "-") { // an address that begins with - is an option to some mailers
-		return false
-	}
-	local, domain, ok := strings.Cut(s, "@")
-	if !ok || len(local) > 64 || len(domain) > 253 {
-		return false
-	}
-	for atom := range strings.SplitSeq(local, ".") {
-		if atom == "" || strings.ContainsFunc(atom, func(r rune) bool { return !letterOrDigit(r) && !strings.ContainsRune(atext, r) }) {
-			return false
-		}
-	}
-	labels := strings.Split(domain, ".")
-	for _, label := range labels {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
-			strings.ContainsFunc(label, func(r rune) bool { return r != '-' && !letterOrDigit(r) }) {
-			return false
-		}
-	}
-	_, err := netip.ParseAddr(domain)
-	return len(labels) > 1 && err != nil
-}
-
-func letterOrDigit(r rune) bool {
-	if r < 0x80 {
-		return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
-	}
-	return r != unicode.ReplacementChar && (unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r))
-}
-
 // validLocale takes what has the form of a BCP 47 tag of at most 35 characters: a language of two or three letters,
 // then subtags of one to eight letters or digits.
 func validLocale(s string) bool {
@@ -123,7 +85,7 @@ func validLocale(s string) bool {
 		if tag == "" || len(tag) > 8 || i == 0 && (len(tag) < 2 || len(tag) > 3 || strings.ContainsAny(tag, "0123456789")) {
 			return false
 		}
-		if strings.ContainsFunc(tag, func(r rune) bool { return r >= 0x80 || !letterOrDigit(r) }) {
+		if strings.ContainsFunc(tag, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }) {
 			return false
 		}
 	}

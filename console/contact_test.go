@@ -131,12 +131,13 @@ func TestABadContactIsRefusedByItsMember(t *testing.T) {
 		"plain", "a@b", "Foo <a@b.example>", "g: a@b.example;", "a@[127.0.0.1]", "a@127.0.0.1", "a@b.example (c)", "-oX@b.example", "@b.example", "a@", "a@@b.example",
 		"a@b.example,c@d.example", "a@b.example\\r\\nBcc: c@d.example", "a b@c.example", `\"a b\"@c.example`, ".a@b.example", "a.@b.example", "a..b@c.example",
 		"a@-b.example", "a@b-.example", "a@b..example", "a@b.example.", strings.Repeat("a", 65) + "@b.example", "a@" + strings.Repeat("b.", 130) + "example", "a\\u0000@b.example",
+		"ämne@bücher.example", "a%b@shop.example", "a!b@shop.example", "a@1.2.3.400", "a@xn--zzzzzz.example", // no mail would go there
 	} {
 		a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"`+email+`"}`)
 		require.Equal(t, http.StatusBadRequest, a.status, email)
 		require.Equal(t, "email", a.json(t)["param"], email)
 	}
-	for _, email := range []string{"a@b.example", "Ada.L+tag@sub.shop.example", "o'neil@shop.example", "ämne@bücher.example", "x_y-z@1and1.example"} {
+	for _, email := range []string{"a@b.example", "Ada.L+tag@sub.shop.example", "o'neil@shop.example", "emne@bücher.example", "x_y-z@1and1.example"} {
 		a := b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"`+email+`"}`)
 		require.Equal(t, http.StatusOK, a.status, email)
 	}

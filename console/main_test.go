@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"rebound/notify/email"
 	"rebound/store"
 	"rebound/store/seal"
 	"rebound/store/storetest"
@@ -54,7 +55,7 @@ func setup(t *testing.T, change ...func(*Config)) *bench {
 	t.Cleanup(s.Close)
 	core, logs := observer.New(zap.InfoLevel)
 	c := Config{
-		Store: s, Tokens: tokens(t, allToken, accountToken+"@"+ownAccount), Livemode: true, Now: now, Log: zap.New(core),
+		Store: s, Tokens: tokens(t, allToken, accountToken+"@"+ownAccount), Livemode: true, Now: now, Log: zap.New(core), ValidEmail: mailable,
 		Metrics: prometheus.NewRegistry(), Health: NewHealth(func(context.Context) error { return nil }, now, nil),
 	}
 	for _, f := range change {
@@ -63,6 +64,11 @@ func setup(t *testing.T, change ...func(*Config)) *bench {
 	server := httptest.NewServer(New(c))
 	t.Cleanup(server.Close)
 	return &bench{t: t, store: s, server: server, logs: logs, token: allToken}
+}
+
+func mailable(address string) bool {
+	_, ok := email.ValidAddress(address)
+	return ok
 }
 
 func tokens(t *testing.T, items ...string) []Token {

@@ -27,6 +27,7 @@ import (
 	"rebound/handler"
 	"rebound/notify"
 	"rebound/notify/checkout"
+	"rebound/notify/email"
 	"rebound/notify/link"
 	"rebound/store"
 	"rebound/store/job"
@@ -81,6 +82,7 @@ func newServer(ctx context.Context, c *config, o serveOptions) (*server, error) 
 	s.admin = s.httpServer(console.New(console.Config{
 		Store: s.store, Tokens: c.tokens, AccountLocales: c.accountLocales(), Livemode: c.Mode == "live", MaxRetriesPerCharge: c.MaxRetriesPerCharge,
 		Health: health, Metrics: metrics, Now: s.store.Now, Log: o.log.Named("console"),
+		ValidEmail: func(address string) bool { _, ok := email.ValidAddress(address); return ok },
 	}))
 	return s, nil
 }
