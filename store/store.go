@@ -45,6 +45,9 @@ type Store struct {
 	log    *zap.Logger
 }
 
+// ErrKeys is returned where none of the keys is one that the database's own key is wrapped by.
+var ErrKeys = errors.New("no key fits this database")
+
 // Open connects, and unwraps the keys of hashes, making them at the very first start.
 // Close releases the connections.
 func Open(ctx context.Context, c Config) (*Store, error) {
@@ -189,7 +192,7 @@ func (s *Store) rootHasher(ctx context.Context) (*seal.Hasher, error) {
 	}
 	root, rewrap, err := s.sealer.Unwrap(wrapped)
 	if err != nil {
-		return nil, fmt.Errorf("unwrapping the hash key: no key in ENCRYPTION_KEY fits this database: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrKeys, err)
 	}
 	if rewrap {
 		if _, err := s.pool.Exec(ctx, `UPDATE keys SET wrapped = $2 WHERE name = $1`, name, s.sealer.Wrap(root)); err != nil {

@@ -213,6 +213,22 @@ func TestMigrateGoesUpTellsAndGoesDown(t *testing.T) {
 	require.NoError(t, err, "up again after down")
 }
 
+func TestAKeyOfAnotherDatabaseIsAFaultOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	_, _, err := call(t, []string{"DATABASE_URL=" + dsn, "ENCRYPTION_KEY=" + seal.GenerateKey()}, "erase", "--customer", "cus_1")
+	require.NoError(t, err, "the first key is the database's")
+	for _, command := range [][]string{{"serve"}, {"erase", "--customer", "cus_1"}} {
+		_, log, err := call(t, complete("DATABASE_URL="+dsn, "ENCRYPTION_KEY="+seal.GenerateKey()), command...)
+		require.Equal(t, 2, exitCode(err), "%v: %v", command, err)
+		var faults configFaults
+		require.ErrorAs(t, err, &faults)
+		require.Len(t, faults, 1)
+		require.Contains(t, faults[0], "ENCRYPTION_KEY: no key fits this database")
+		require.NotContains(t, log, "server.listening")
+	}
+}
+
 func TestServeRefusesASchemaThatIsBehindUnlessToldToMigrate(t *testing.T) {
 	t.Parallel()
 	environ := []string{

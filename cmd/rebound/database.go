@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
+	"rebound/store"
 	"rebound/store/localpg"
 )
 
@@ -16,6 +18,15 @@ type database struct {
 	failed  <-chan struct{} // closed when a private server ends by itself; nil for the operator's own
 	stop    func()
 	private bool
+}
+
+// openStore opens the store. That its keys are not the database's is a fault of the configuration: no second try mends it.
+func openStore(ctx context.Context, c store.Config) (*store.Store, error) {
+	s, err := store.Open(ctx, c)
+	if errors.Is(err, store.ErrKeys) {
+		return nil, configFaults{"ENCRYPTION_KEY: " + err.Error()}
+	}
+	return s, err
 }
 
 // openDatabase uses DATABASE_URL when it is given, and starts or fetches nothing then. Else it runs a private Postgres

@@ -48,7 +48,7 @@ func (e *eraseCommand) Run(ctx context.Context, p *program) error {
 	if err := store.CheckSchema(ctx, db.dsn); err != nil {
 		return err
 	}
-	s, err := store.Open(ctx, store.Config{DSN: db.dsn, Keys: c.keys, MaxConns: 4, Log: log.Named("store")})
+	s, err := openStore(ctx, store.Config{DSN: db.dsn, Keys: c.keys, MaxConns: 4, Log: log.Named("store")})
 	if err != nil {
 		return err
 	}

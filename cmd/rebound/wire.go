@@ -66,7 +66,7 @@ func newServer(ctx context.Context, c *config, o serveOptions) (*server, error) 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
-	if s.store, err = store.Open(ctx, store.Config{DSN: o.db.dsn, Keys: c.keys, Log: o.log.Named("store")}); err != nil {
+	if s.store, err = openStore(ctx, store.Config{DSN: o.db.dsn, Keys: c.keys, Log: o.log.Named("store")}); err != nil {
 		return nil, err
 	}
 	s.recorder = handler.NewRecorder(s.store, c.policy(), o.log.Named("handler"), metrics)
