@@ -147,6 +147,37 @@ func TestACheckoutPageOnAnotherOriginShowsWhatHappens(t *testing.T) {
 	require.Eventually(t, func() bool { return d.presence() == 0 }, time.Minute, 20*time.Millisecond)
 }
 
+func TestTheModuleFindsTheStreamBehindAPathOfAProxy(t *testing.T) {
+	t.Parallel()
+	ctx := browser(t)
+	asked := make(chan string, 10)
+	proxy := httptest.NewServer(http.StripPrefix("/rebound", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/page":
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprintf(w, `<!doctype html><script type="module" src="checkout.js"></script><rebound-checkout client-secret="%[1]s"></rebound-checkout>
+				<rebound-checkout client-secret="%[1]s" server="%[2]s"></rebound-checkout><rebound-checkout client-secret="%[1]s" server="%[2]s/"></rebound-checkout>
+				<script type="module">import { listen } from './checkout.js'; listen('%[1]s').catch(() => {})</script>`, secret, "http://"+r.Host+"/rebound")
+		case "/checkout.js":
+			http.ServeFile(w, r, "checkout.js")
+		case "/favicon.ico":
+		default:
+			asked <- r.URL.Path
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})))
+	t.Cleanup(proxy.Close)
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(proxy.URL+"/rebound/page")))
+	for range 4 {
+		select {
+		case path := <-asked:
+			require.Equal(t, checkout.EventsPath, path)
+		case <-time.After(20 * time.Second):
+			t.Fatal("a stream was looked for elsewhere")
+		}
+	}
+}
+
 func TestAPageThatIsNotListedCannotEvenLoadTheModule(t *testing.T) {
 	t.Parallel()
 	ctx := browsertest.Tab(t)

@@ -14,6 +14,9 @@ const MAX_WAIT = 30_000
 const STEADY = 30_000 // ms; a connection that lived this long was a good one
 const MAX_MESSAGE = 65_536 // characters
 
+// streamOf is where the stream is beside this module, or below a server: a proxy may have put both behind a path.
+const streamOf = (base) => new URL('v1/checkout/events', base)
+
 /**
  * Listens for what becomes of one payment. EventSource cannot send the header that carries the secret, and a secret has
  * no place in a URL, so this reads the stream by fetch.
@@ -29,7 +32,7 @@ const MAX_MESSAGE = 65_536 // characters
  * @returns {Promise<void>} resolves when listening has ended by success or signal; rejects when the server refuses for
  *   good (its `status` is the answer's: 401 a malformed secret, 403 an origin that is not allowed)
  */
-export async function listen(clientSecret, { url = new URL('/v1/checkout/events', import.meta.url), onFailed, onSucceeded, signal } = {}) {
+export async function listen(clientSecret, { url = streamOf(import.meta.url), onFailed, onSucceeded, signal } = {}) {
   let lastId = ''
   let failures = 0
   while (!signal?.aborted) {
@@ -200,8 +203,9 @@ export class ReboundCheckout extends Base {
     this.#alert.replaceChildren()
     const secret = this.getAttribute('client-secret')
     if (!secret) return
+    const server = this.getAttribute('server')
     listen(secret, {
-      url: new URL('/v1/checkout/events', this.getAttribute('server') || import.meta.url),
+      url: streamOf(server ? server.replace(/\/*$/, '/') : import.meta.url),
       signal: listening.signal,
       onFailed: (failure) => this.#show(failure),
       onSucceeded: (success) => {
