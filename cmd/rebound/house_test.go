@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
+
+	"rebound/decline"
 )
 
 // mayImport says which rooms of the house each room may know of; cmd may know all. What is not listed is forbidden.
@@ -163,6 +166,20 @@ func TestTheReadmeListsEveryVariable(t *testing.T) {
 	require.NoError(t, err)
 	for _, name := range variables() {
 		require.Contains(t, string(raw), "`"+name+"`")
+	}
+}
+
+func TestTheReadmeShowsOverridesThatAreTaken(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	shown := regexp.MustCompile("(?m)^\\| `DECLINE_OVERRIDES` .*?`({.*?})`").FindSubmatch(raw)
+	require.NotNil(t, shown, "who reads it must learn what the file looks like")
+	overrides, err := decline.LoadOverrides(bytes.NewReader(shown[1]))
+	require.NoError(t, err)
+	require.Equal(t, 1, overrides.Len())
+	for _, member := range []string{"severity", "next_step", "retry", "disclosable"} {
+		require.Contains(t, string(shown[1]), `"`+member+`"`)
 	}
 }
 
