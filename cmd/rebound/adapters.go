@@ -102,6 +102,8 @@ func (l mailLinks) ResolvePayment(ctx context.Context, token string) (link.Targe
 		target.State = link.Canceled
 	case !l.store.Now().Before(found.ExpiresAt):
 		target.State = link.Expired
+	case target.PaymentURL == "" && found.Account != "":
+		return link.Target{}, link.ErrUnknown // the account's profile was taken away: nowhere to lead to
 	default:
 		target.State = link.Open
 	}
@@ -141,11 +143,9 @@ func (l mailLinks) find(ctx context.Context, token string) (store.Link, link.Tar
 		target.SupportEmail = l.config.SupportEmail
 		return found, target, nil
 	}
-	p, known := l.config.profiles[found.Account]
-	if !known {
-		return found, link.Target{}, link.ErrUnknown // its profile was taken away: nowhere to lead to
-	}
-	target.PaymentURL, target.MerchantName, target.SupportEmail = p.PaymentURL, p.MerchantName, p.SupportEmail
+	// Without a profile any more the platform answers for what was sent.
+	p := l.config.profiles[found.Account]
+	target.PaymentURL, target.MerchantName, target.SupportEmail = p.PaymentURL, cmp.Or(p.MerchantName, l.config.MerchantName), p.SupportEmail
 	return found, target, nil
 }
 

@@ -25,12 +25,17 @@ var linkTime = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 // which expires at the given moment.
 func mailedLink(t *testing.T, expires time.Time) (mailLinks, string) {
 	t.Helper()
+	return mailedLinkOf(t, "", expires)
+}
+
+func mailedLinkOf(t *testing.T, account string, expires time.Time) (mailLinks, string) {
+	t.Helper()
 	keys, err := seal.ParseKeys(newKey())
 	require.NoError(t, err)
 	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 4, Now: func() time.Time { return linkTime }})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
-	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}
+	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe", Account: account}
 	require.NoError(t, s.InIngest(t.Context(), func(in *store.Ingest) error {
 		return in.Save(t.Context(), store.Changes{
 			Payments: []store.Payment{{PaymentKey: k, Status: "failing", PaymentIntent: "pi_1", CreatedAt: linkTime, UpdatedAt: linkTime}},
@@ -119,6 +124,25 @@ func TestALinkStopsNoMailBeforeItsOwnWasSent(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, links.Unsubscribe(t.Context(), token))
 	require.Equal(t, 1, stopped())
+}
+
+func TestWhoHeardFromAnAccountWithoutAProfileCanStillEndIt(t *testing.T) {
+	t.Parallel()
+	links, token := mailedLinkOf(t, "acct_gone", linkTime.Add(time.Hour))
+	_, err := links.store.Pool().Exec(t.Context(), `UPDATE notifications SET mailbox = $1`, links.store.HashMailbox("payer@example.com"))
+	require.NoError(t, err)
+	_, err = links.ResolvePayment(t.Context(), token)
+	require.ErrorIs(t, err, link.ErrUnknown, "there is nowhere to lead to")
+	links.config.MerchantName = "The Platform"
+	target, err := links.ResolveUnsubscribe(t.Context(), token)
+	require.NoError(t, err)
+	require.Equal(t, "The Platform", target.MerchantName)
+	require.NoError(t, links.Unsubscribe(t.Context(), token))
+	_, err = links.store.Pool().Exec(t.Context(), `UPDATE payments SET status = 'recovered'`)
+	require.NoError(t, err)
+	target, err = links.ResolvePayment(t.Context(), token)
+	require.NoError(t, err)
+	require.Equal(t, link.Recovered, target.State)
 }
 
 // takesAll is a recorder that keeps nothing.
