@@ -73,16 +73,20 @@ func TestWhatTheCustomerReadsIsInTheLanguageThatTheirMailHas(t *testing.T) {
 		t.Helper()
 		require.Equal(t, http.StatusOK, b.call(http.MethodPut, withQuery("/v1/customers/cus_1/contact", params...), `{"email":"buyer@example.com","locale":"`+locale+`"}`).status)
 	}
+	page := fact(key("pi_1"), "evt_p", "checkout.session.completed", "cs_1", start)
+	page.SessionLocale = "sv"
+	b.save(store.Changes{Facts: []store.Fact{page}})
+	require.Equal(t, all("sv"), languages())
 	put("pl", "livemode", "false")
 	put("nl", "account", "acct_other")
-	require.Equal(t, all("en"), languages(), "another mode's customer, or another account's, is somebody else")
+	require.Equal(t, all("sv"), languages(), "another mode's customer, or another account's, is somebody else")
 	b.save(store.Changes{Customers: []store.Customer{{CustomerID: "cus_1", Source: "stripe", Livemode: true, RecordCreated: 1, RecordEvent: "evt_c", Locale: "it"}}})
 	require.Equal(t, all("it"), languages())
 	put("de")
 	require.Equal(t, all("de"), languages())
-	session := fact(key("pi_1"), "evt_s", "checkout.session.completed", "cs_1", start)
-	session.Locale = "fr"
-	b.save(store.Changes{Facts: []store.Fact{session}})
+	intent := fact(key("pi_1"), "evt_s", "payment_intent.requires_action", "pi_1", start)
+	intent.Locale = "fr"
+	b.save(store.Changes{Facts: []store.Fact{intent}})
 	require.Equal(t, all("fr"), languages(), "what the payment itself says goes first")
 	require.Equal(t, all("ja"), languages("locale", "ja"), "the reader's wish goes before all")
 	require.Equal(t, "es", b.get("/v1/failures/fl_2").json(t)["customer_message"].(map[string]any)["locale"])

@@ -171,9 +171,12 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 // languageOf is the language wish of the customer of a row that has a payment's key and a customer: the one of Recipient.
 func languageOf(row string) string {
 	ofCustomer := " WHERE c.customer_id = @.customer AND c.source = @.source AND c.account = @.account AND c.livemode = @.livemode"
-	return strings.ReplaceAll(`coalesce((SELECT f.detail::json->>'lo' FROM facts f WHERE `+sameKey("f", "@")+` AND f.detail::json->>'lo' <> ''
-			ORDER BY f.created DESC, f.event_id DESC, f.api_version DESC LIMIT 1),
-		(SELECT nullif(c.locale, '') FROM contacts c`+ofCustomer+`), (SELECT nullif(c.locale, '') FROM customers c`+ofCustomer+`), '')`, "@", row)
+	ofFacts := func(member string) string {
+		return "(SELECT f.detail::json->>'" + member + "' FROM facts f WHERE " + sameKey("f", "@") + " AND f.detail::json->>'" + member + "' <> ''" +
+			" ORDER BY f.created DESC, f.event_id DESC, f.api_version DESC LIMIT 1)"
+	}
+	return strings.ReplaceAll("coalesce("+ofFacts("lo")+", (SELECT nullif(c.locale, '') FROM contacts c"+ofCustomer+
+		"), (SELECT nullif(c.locale, '') FROM customers c"+ofCustomer+"), "+ofFacts("slo")+", '')", "@", row)
 }
 
 var languagesSQL = "SELECT a.id, " + languageOf("a") + " AS locale FROM attempts a WHERE a.id = ANY($1)"

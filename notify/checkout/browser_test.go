@@ -149,7 +149,7 @@ func TestACheckoutPageOnAnotherOriginShowsWhatHappens(t *testing.T) {
 
 func TestTheModuleFindsTheStreamBehindAPathOfAProxy(t *testing.T) {
 	t.Parallel()
-	ctx := browser(t)
+	ctx := browsertest.Tab(t)
 	asked := make(chan string, 10)
 	proxy := httptest.NewServer(http.StripPrefix("/rebound", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
