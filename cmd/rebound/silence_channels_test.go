@@ -450,7 +450,7 @@ func TestAChannelIsGivenThePublicViewAlone(t *testing.T) {
 	t.Parallel()
 	for of, want := range map[reflect.Type][]string{
 		reflect.TypeFor[notify.Letter]():  {"To", "Account", "Locale", "Template", "Public", "Amount", "Currency", "Link", "MessageID", "Date", "BeforeDot"},
-		reflect.TypeFor[checkout.State](): {"Key", "Status", "PaymentIntent", "AttemptID", "Public", "AwaitsCharge", "ReceivedAt", "Locale"},
+		reflect.TypeFor[checkout.State](): {"Key", "Status", "PaymentIntent", "AttemptID", "Public", "AwaitsCharge", "Age", "Locale"},
 		reflect.TypeFor[checkout.Key]():   {"PaymentID", "Source", "Account", "Livemode"},
 		reflect.TypeFor[store.Notice](): {
 			"ID", "PaymentKey", "FailureID", "Customer", "Locale", "CreatedAt", "ReadAt", "PaymentStatus", "Amount", "Currency",
