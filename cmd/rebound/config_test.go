@@ -27,6 +27,7 @@ func complete(changes ...string) []string {
 		"ENCRYPTION_KEY=" + seal.GenerateKey(), "STRIPE_WEBHOOK_SECRET=" + goodSecret,
 		"SMTP_URL=smtp://user:hunter2secret@mail.example:587", "MAIL_FROM=Shop <billing@shop.example>",
 		"MAIL_REPLY_TO=help@shop.example", "MERCHANT_NAME=Shop", "PAYMENT_URL=https://shop.example/pay/{payment_id}",
+		"PUBLIC_URL=https://rebound.example",
 	}, changes...)
 }
 
@@ -128,6 +129,23 @@ func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
 		lines := faultsOf(t, complete(strings.Split(set, "\x00")...), forServing)
 		require.Len(t, lines, 1, set)
 		require.Contains(t, lines[0], want, set)
+	}
+}
+
+func TestLinksThatNoCustomerCanFollowAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	for set, want := range map[string]int{
+		"PUBLIC_URL=":                     1,
+		"PUBLIC_URL=\x00SMTP_URL=":        0, // nothing is mailed
+		"PUBLIC_URL=\x00MODE=test":        0,
+		"PUBLIC_URL=https://shop.example": 0,
+	} {
+		c, err := loadConfig(complete(append(strings.Split(set, "\x00"), "BILLING_NOTIFICATIONS=ours")...), forServing)
+		require.NoError(t, err)
+		require.Len(t, c.warnings, want, set)
+		if want > 0 {
+			require.Contains(t, c.warnings[0], "PUBLIC_URL")
+		}
 	}
 }
 

@@ -410,6 +410,10 @@ func (c *config) validateMail(f *faults) {
 	if c.SMTPURL == "" {
 		return
 	}
+	if c.PublicURL == "" && c.Mode == "live" {
+		c.warnings = append(c.warnings, "PUBLIC_URL is not set: links in mails lead to LISTEN_ADDR. "+
+			"Set how customers reach this server")
+	}
 	if _, err := email.NewSender(c.SMTPURL, email.Options{}); err != nil {
 		f.add("SMTP_URL", "%s", strings.TrimPrefix(err.Error(), "reading SMTP URL: "))
 	}
