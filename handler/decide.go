@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -100,6 +101,14 @@ func (d Derived) end() string {
 	return ""
 }
 
+// noContact tells whether the bank has said of any attempt with an attempt's payment method that nobody is there to read of it:
+// what another attempt failed for does not take that back.
+func (d Derived) noContact(a *attempt) bool {
+	return slices.ContainsFunc(d.Failed, func(o *attempt) bool {
+		return o.verdict.NoContact && (o.row.MethodID == a.row.MethodID || o.row.MethodID == "" || a.row.MethodID == "")
+	})
+}
+
 // checkoutNotice is the message on the page where the customer is. It is out at commit: whoever has a stream open gets
 // it, and a late stream gets the current state first.
 func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notification {
@@ -117,7 +126,7 @@ func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notif
 // inboxNotice is for the merchant's own app; only a known customer has an inbox. A payment that recovered takes its
 // notice back.
 func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notification, bool) {
-	if d.Payment.Customer == "" || a.row.Presence == OnSession || d.Payment.Livemode != p.Livemode || a.verdict.NoContact {
+	if d.Payment.Customer == "" || a.row.Presence == OnSession || d.Payment.Livemode != p.Livemode || d.noContact(a) {
 		return store.Notification{}, false
 	}
 	n := p.notice(d, a, store.ChannelInbox, TemplateFirst, "", now)
@@ -144,7 +153,7 @@ func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 	switch {
 	case pay.Livemode != p.Livemode:
 		return is(store.Suppressed, ReasonWrongMode)
-	case a.verdict.NoContact:
+	case d.noContact(a):
 		return is(store.Suppressed, ReasonNoContact)
 	case row.Presence == InPerson:
 		return is(store.Suppressed, ReasonInPerson)

@@ -3,6 +3,7 @@ package handler
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -249,6 +250,21 @@ func TestNobodyWritesToTheDeadWhateverAnotherCodeSays(t *testing.T) {
 		d := derive(charge, intent)
 		require.Equal(t, c.hidden, d.Failed[0].verdict.Hidden, name)
 		require.Equal(t, ReasonNoContact, mailOf(t, d).Reason, name)
+	}
+}
+
+// What is tried again on the dead's account fails for another reason; that somebody tries another account shows life.
+func TestNobodyWritesToTheDeadAfterALaterAttempt(t *testing.T) {
+	t.Parallel()
+	for method, want := range map[string]string{"pm_1": ReasonNoContact, "": ReasonNoContact, "pm_2": ""} {
+		first, second := chargeFailed(1, ""), chargeFailed(2, "")
+		first.MethodType, first.FailureCode = "sepa_debit", "recipient_deceased"
+		second.MethodType, second.FailureCode, second.MethodID = "sepa_debit", "account_closed", method
+		second.Created += 86_400
+		d := derive(first, second)
+		require.Equal(t, want, mailOf(t, d).Reason, method)
+		inbox := slices.ContainsFunc(testPolicy().Decide(d, testNow), func(n store.Notification) bool { return n.Channel == store.ChannelInbox })
+		require.Equal(t, want == "", inbox, method)
 	}
 }
 
