@@ -279,7 +279,7 @@ type Customer struct {
 	RecordEvent   string // event id, or "api"
 	Deleted       bool
 	Email         string // plain, on the way in and out only
-	Locale        string // first of preferred_locales
+	Locale        string // preferred_locales, separated by commas, the best first
 }
 
 // Quarantined is a signed event that could not be used as it is.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"rebound/decline"
 	"rebound/handler"
 )
 
@@ -73,6 +74,23 @@ const updatedCustomer = `{"id":"evt_cus","type":"customer.updated","created":177
  "id":"cus_1","object":"customer","email":"buyer@example.com","name":"SENTINEL","phone":"SENTINEL","preferred_locales":["pl","en"],
  "shipping":{"name":"SENTINEL"},"metadata":{"note":"SENTINEL"}},"previous_attributes":{"email":"SENTINEL"}}}`
 
+// There may be no texts in the language that a customer likes best.
+func TestACustomersNextLanguageIsKnownToo(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ locales, wish, read string }{
+		{`["ca","es-ES","fr"]`, "ca,es-ES,fr", "es"},
+		{`["pt-BR"]`, "pt-BR", "pt-BR"},
+		{`["",null,7,"de"]`, "de", "de"},
+		{`[]`, "", "en"},
+		{`null`, "", "en"},
+		{`["xx","` + strings.Repeat("x", 300) + `"` + strings.Repeat(`,"yy"`, 1000) + `]`, "xx," + strings.Repeat("x", maxShort) + strings.Repeat(",yy", maxLocales-2), "en"},
+	} {
+		d, _ := decode(t, []byte(strings.Replace(updatedCustomer, `["pl","en"]`, c.locales, 1)))
+		require.Equal(t, c.wish, d.Customer.Locale)
+		require.Equal(t, c.read, decline.MatchLocale(d.Customer.Locale))
+	}
+}
+
 func TestAnInvoiceSpeaksForItselfAndForItsPayment(t *testing.T) {
 	t.Parallel()
 	d, _ := decode(t, []byte(paidInvoice))
@@ -128,7 +146,7 @@ func TestACustomerEventGivesARecord(t *testing.T) {
 	t.Parallel()
 	d, _ := decode(t, []byte(updatedCustomer))
 	want := &handler.Customer{CustomerID: "cus_1", Source: "stripe", Livemode: true, RecordCreated: 1772366400,
-		RecordEvent: "evt_cus", Email: "buyer@example.com", Locale: "pl"}
+		RecordEvent: "evt_cus", Email: "buyer@example.com", Locale: "pl,en"}
 	require.Equal(t, want, d.Customer)
 	require.Empty(t, d.Facts)
 	d, _ = decode(t, with(t, updatedCustomer, "type", "customer.deleted"))

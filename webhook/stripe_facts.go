@@ -265,7 +265,7 @@ func customerRecord(e *stripeEvent) handler.Delivery {
 		CustomerID: e.object.id, Source: sourceStripe, Account: e.account, Livemode: e.livemode,
 		RecordCreated: e.created, RecordEvent: e.id,
 		Deleted: e.eventType == "customer.deleted" || e.object.deleted,
-		Email:   e.object.email, Locale: e.object.preferredLocale,
+		Email:   e.object.email, Locale: e.object.preferredLocales,
 	}}
 }
 

@@ -35,7 +35,7 @@ type stripeObject struct {
 	session, metaEmail, metaLocale                         string
 
 	billingReason, locale    string // invoice; checkout session
-	email, preferredLocale   string // customer
+	email, preferredLocales  string // customer
 	deleted, paid            bool   // customer; an invoice before 2018
 	paidIntent, paidByCharge string // invoice_payment.payment
 }
@@ -165,14 +165,18 @@ func (k metadataKeys) object(r *reader, name string, o *stripeObject, nested boo
 		case "locale":
 			r.text("locale", maxShort, &o.locale)
 		case "preferred_locales":
-			o.preferredLocale = ""
-			r.list("preferred_locales", func(i int) {
-				if i == 0 {
-					r.text("preferred_locales", maxShort, &o.preferredLocale)
-				} else {
+			var locales []string
+			r.list("preferred_locales", func(int) {
+				if len(locales) == maxLocales {
 					r.skip()
+					return
+				}
+				var locale string
+				if r.text("preferred_locales", maxShort, &locale); locale != "" {
+					locales = append(locales, locale)
 				}
 			})
+			o.preferredLocales = strings.Join(locales, ",")
 		case "payment":
 			o.readPayment(r)
 		default:

@@ -94,7 +94,7 @@ func TestACustomerIsLookedUpInItsAccount(t *testing.T) {
 	d, err := a.LookUp(t.Context(), askFor("cus_1", "", ""))
 	require.NoError(t, err)
 	require.Equal(t, &handler.Customer{CustomerID: "cus_1", Source: "stripe", Account: "acct_shop", Livemode: true,
-		RecordCreated: testNow.Unix(), RecordEvent: "api", Email: "buyer@example.com", Locale: "fr-CA"}, d.Customer)
+		RecordCreated: testNow.Unix(), RecordEvent: "api", Email: "buyer@example.com", Locale: "fr-CA,en"}, d.Customer)
 	require.Empty(t, d.Facts)
 	require.Equal(t, []string{"/v1/customers/cus_1"}, a.asked())
 	require.Equal(t, "acct_shop", a.seen[0].Get("Stripe-Account"))

@@ -18,6 +18,9 @@ const (
 	maxText  = 500
 )
 
+// maxLocales is how many of a customer's languages are kept.
+const maxLocales = 5
+
 // addressLike finds what may be an address in a text of any shape, with what may stand around one.
 var addressLike = regexp.MustCompile(`[^\s"<>(),:;\\]+@[^\s"<>(),:;\\]+`)
 
