@@ -65,6 +65,7 @@ const maxAhead = 24 * time.Hour
 func DecodeFrame(body []byte, opts DecodeOptions, livemode bool) (handler.Delivery, Outcome, error) {
 	r := newReader(body)
 	defer r.release()
+	r.keyed = opts.HashClientSecret
 
 	var e frameEvent
 	e.read(r, metadataKeys{session: opts.SessionKey, email: opts.EmailKey, locale: opts.LocaleKey})

@@ -510,7 +510,7 @@ func TestAUUIDIsNoCardNumber(t *testing.T) {
 	const id = "0b1c2d3e-4f5a-4242-4242-424242424242" // the last three groups pass for a card number
 	f := onlyFrameFact(t, with(t, frameCharge, "data.id", id))
 	require.Equal(t, id, f.Charge)
-	require.Equal(t, "************4242", onlyFrameFact(t, with(t, frameCharge, "data.id", "4242424242424242")).Charge)
+	require.Regexp(t, `^\*{12}4242~[0-9a-f]{32}$`, onlyFrameFact(t, with(t, frameCharge, "data.id", "4242424242424242")).Charge)
 	for _, no := range []string{"", "0b1c2d3e-4f5a-4242-4242-42424242424", "0b1c2d3e-4f5a-4242-4242-42424242424g", "0b1c2d3e04f5a-4242-4242-424242424242"} {
 		require.False(t, uuid(no), no)
 	}

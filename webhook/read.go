@@ -24,6 +24,7 @@ type reader struct {
 	err     error
 	misfits []string
 	masked  int
+	keyed   func(string) []byte // a keyed hash; nil: none
 }
 
 var readers = sync.Pool{New: func() any { return &reader{dec: new(jsontext.Decoder)} }}
@@ -33,7 +34,7 @@ var readerOptions = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsont
 // newReader returns a reader of body, which it does not change. Call release when nothing more is to be read.
 func newReader(body []byte) *reader {
 	r := readers.Get().(*reader)
-	r.err, r.misfits, r.masked = nil, nil, 0
+	r.err, r.misfits, r.masked, r.keyed = nil, nil, 0, nil
 	r.buf = *bytes.NewBuffer(body)
 	r.dec.Reset(&r.buf, readerOptions...)
 	return r
@@ -201,10 +202,13 @@ func (r *reader) message(name string, to *string) {
 	*to = s
 }
 
-// id reads an id.
+// id reads an id. One in which a number was masked still differs from every other: what has one id is taken for one thing.
 func (r *reader) id(name string, to *string) bool {
-	s, ok := r.rawText(name)
-	s, masked := safeID(s)
+	raw, ok := r.rawText(name)
+	s, masked := safeID(raw)
+	if masked > 0 && r.keyed != nil {
+		s = shortened(s, r.keyed(raw))
+	}
 	r.masked += masked
 	*to = s
 	return ok

@@ -14,7 +14,8 @@ type DecodeOptions struct {
 	// SessionKey, EmailKey and LocaleKey name the merchant's own metadata: presence (on_session or off_session), address
 	// and language. An empty name reads none.
 	SessionKey, EmailKey, LocaleKey string
-	// HashClientSecret gives the keyed hash of an intent's client secret, which itself is never kept. Nil keeps nothing.
+	// HashClientSecret gives the keyed hash of an intent's client secret, which itself is never kept, and of an id in which
+	// a number was masked. Nil keeps nothing.
 	HashClientSecret func(secret string) []byte
 	// Now stands in for an event's time where the event has none that could be true. Nil means time.Now.
 	Now func() time.Time
@@ -55,6 +56,7 @@ var ErrUnreadable = errors.New("the event cannot be read")
 func DecodeStripe(body []byte, opts DecodeOptions) (handler.Delivery, Outcome, error) {
 	r := newReader(body)
 	defer r.release()
+	r.keyed = opts.HashClientSecret
 
 	keys := metadataKeys{session: opts.SessionKey, email: opts.EmailKey, locale: opts.LocaleKey}
 	var e stripeEvent

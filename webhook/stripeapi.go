@@ -293,6 +293,7 @@ func (l *lookUp) get(ctx context.Context, what, path string, o *stripeObject) er
 	}
 	r := newReader(body)
 	defer r.release()
+	r.keyed = l.api.keyed
 	l.api.keys.object(r, "answer", o, false)
 	if r.end() != nil || o.id == "" {
 		return &APIError{Call: l.named(what), Cause: errUnreadableAnswer}
@@ -308,6 +309,7 @@ func (l *lookUp) getFirst(ctx context.Context, what, path string, params *stripe
 	}
 	r := newReader(body)
 	defer r.release()
+	r.keyed = l.api.keyed
 	r.object("answer", func(member []byte) {
 		if string(member) != "data" {
 			r.skip()

@@ -88,10 +88,15 @@ func safeID(s string) (string, int) {
 	}, s)
 	if len(s) > maxID {
 		sum := sha256.Sum256([]byte(s))
-		s, _ = safeText(s[:maxID-40], maxID-33)
-		s += "~" + hex.EncodeToString(sum[:16])
+		s = shortened(s, sum[:])
 	}
 	return s, masked
+}
+
+// shortened is an id that says by a hash what it does not say itself.
+func shortened(s string, hash []byte) string {
+	s, _ = safeText(s[:min(len(s), maxID-40)], maxID-33)
+	return s + "~" + hex.EncodeToString(hash[:min(len(hash), 16)])
 }
 
 // providersID says that s looks like an id that a provider made. A text with a space in it is a person's, whatever it
