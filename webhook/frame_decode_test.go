@@ -499,9 +499,9 @@ func TestSecretsAreTakenOutOfADocument(t *testing.T) {
 		require.Zero(t, masked)
 	}
 	got, masked := withoutSecrets([]byte(`{"id":"evt_4242424242424242","description":"\u0034242 4242 4242 4242 12/29","created":4242424242424242,` +
-		`"next_source_action":{"value":{"url":"s"}},"metadata":{"5555555555554444":["4242424242424242"]}}`))
+		`"email":"8613800138002@mail.example","next_source_action":{"value":{"url":"s"}},"metadata":{"5555555555554444":["4242424242424242"]}}`))
 	require.Equal(t, `{"id":"evt_4242424242424242","description":"**** **** **** 4242 12/29","created":4242424242424242,`+
-		`"next_source_action":null,"metadata":{"************4444":["************4242"]}}`, string(got))
+		`"email":"8613800138002@mail.example","next_source_action":null,"metadata":{"************4444":["************4242"]}}`, string(got))
 	require.Equal(t, 3, masked)
 }
 

@@ -214,7 +214,7 @@ func (p *frameParty) read(r *reader, name string) {
 		case "id":
 			r.id(name, &p.id)
 		case "email":
-			r.text(name+".email", maxEmail, &p.email)
+			r.address(name+".email", &p.email)
 		default:
 			r.skip()
 		}

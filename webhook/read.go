@@ -202,6 +202,12 @@ func (r *reader) message(name string, to *string) {
 	*to = s
 }
 
+// address reads an address, which is kept sealed. No number in it is masked: the address would be somebody else's.
+func (r *reader) address(name string, to *string) {
+	s, _ := r.rawText(name)
+	*to = cut(storable(s), maxEmail)
+}
+
 // id reads an id. One in which a number was masked still differs from every other: what has one id is taken for one thing.
 func (r *reader) id(name string, to *string) bool {
 	raw, ok := r.rawText(name)

@@ -435,6 +435,18 @@ func TestTextsAreMadeSafe(t *testing.T) {
 	require.Equal(t, "0000000000000000", got, "no card number begins with 0")
 }
 
+func TestAnAddressIsNotMadeSomebodyElses(t *testing.T) {
+	t.Parallel()
+	const phone = "8613800138002@mail.example" // passes for a card number
+	require.True(t, cardNumber(phone[:13], 13))
+	body := with(t, failedCharge, "data.object.receipt_email", phone)
+	body = with(t, string(body), "data.object.billing_details.email", phone)
+	f := onlyFact(t, with(t, string(body), "data.object.metadata.email", phone))
+	require.Equal(t, &handler.Contact{Metadata: phone, Receipt: phone, Billing: phone}, f.Addresses)
+	d, _ := decode(t, with(t, updatedCustomer, "data.object.email", phone))
+	require.Equal(t, phone, d.Customer.Email)
+}
+
 func TestIdsStayDistinctAndWhole(t *testing.T) {
 	t.Parallel()
 	id := func(s string) string {

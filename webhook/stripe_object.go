@@ -135,11 +135,11 @@ func (k metadataKeys) object(r *reader, name string, o *stripeObject, nested boo
 		case "customer_details":
 			readEmail(r, "customer_details", &o.detailEmail)
 		case "receipt_email":
-			r.text("receipt_email", maxEmail, &o.receiptEmail)
+			r.address("receipt_email", &o.receiptEmail)
 		case "customer_email":
-			r.text("customer_email", maxEmail, &o.customerEmail)
+			r.address("customer_email", &o.customerEmail)
 		case "email":
-			r.text("email", maxEmail, &o.email)
+			r.address("email", &o.email)
 		case "client_secret":
 			o.clientSecret, _ = r.rawText("client_secret")
 		case "payment_details":
@@ -195,7 +195,7 @@ func (k metadataKeys) read(r *reader, session, email, locale *string) {
 		case string(member) == k.session:
 			r.text("metadata.session", maxCode, session)
 		case string(member) == k.email:
-			r.text("metadata.email", maxEmail, email)
+			r.address("metadata.email", email)
 		case string(member) == k.locale:
 			r.text("metadata.locale", maxShort, locale)
 		default:
@@ -499,7 +499,7 @@ func readEmail(r *reader, name string, to *string) {
 	*to = ""
 	r.object(name, func(member []byte) {
 		if string(member) == "email" {
-			r.text(name+".email", maxEmail, to)
+			r.address(name+".email", to)
 		} else {
 			r.skip()
 		}

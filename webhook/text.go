@@ -31,7 +31,12 @@ func safeText(s string, limit int) (string, int) {
 	if plain(s) && len(s) <= limit {
 		return s, 0
 	}
-	s = strings.Map(func(c rune) rune {
+	s, masked := maskCardNumbers(storable(s))
+	return cut(s, limit), masked
+}
+
+func storable(s string) string {
+	return strings.Map(func(c rune) rune {
 		switch {
 		case c == 0 || c == utf8.RuneError:
 			return utf8.RuneError
@@ -40,14 +45,16 @@ func safeText(s string, limit int) (string, int) {
 		}
 		return c
 	}, strings.ToValidUTF8(s, "\uFFFD"))
-	s, masked := maskCardNumbers(s)
+}
+
+func cut(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit]
 		for !utf8.ValidString(s) {
 			s = s[:len(s)-1]
 		}
 	}
-	return s, masked
+	return s
 }
 
 // plain says that s is printable ASCII without a run of digits that could be a card number: nearly every text is.
