@@ -503,6 +503,10 @@ func TestSecretsAreTakenOutOfADocument(t *testing.T) {
 	require.Equal(t, `{"id":"evt_4242424242424242","description":"**** **** **** 4242 12/29","created":4242424242424242,`+
 		`"email":"8613800138002@mail.example","next_source_action":null,"metadata":{"************4444":["************4242"]}}`, string(got))
 	require.Equal(t, 3, masked)
+
+	got, _ = withoutSecrets([]byte(`{"source":{"redirect":{"url":"https://hooks.stripe.com/redirect/authenticate/src_1?client_secret=src_client_secret_Abc9&x=1"}},` +
+		`"note":"pi_1_secret_Def8 and \u0070i_2_secret_Ghi7"}`))
+	require.Equal(t, `{"source":{"redirect":{"url":"https://hooks.stripe.com/redirect/authenticate/src_1?client_secret=…&x=1"}},"note":"… and …"}`, string(got))
 }
 
 func TestAUUIDIsNoCardNumber(t *testing.T) {

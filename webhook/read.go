@@ -190,12 +190,15 @@ func (r *reader) code(name string, to *string) {
 	}
 }
 
-// message reads a provider's own words, which the merchant's staff are shown. Addresses are kept sealed, and one that they
-// quote would lie open here.
+// message reads a provider's own words, which the merchant's staff are shown. Addresses are kept sealed and client secrets
+// not at all, and what of them they quote would lie open here.
 func (r *reader) message(name string, to *string) {
 	s, _ := r.rawText(name)
 	if strings.Contains(s, "@") {
 		s = addressLike.ReplaceAllString(s, "…")
+	}
+	if strings.Contains(s, "_secret_") {
+		s = secretLike.ReplaceAllString(s, "…")
 	}
 	s, masked := safeText(s, maxText)
 	r.masked += masked

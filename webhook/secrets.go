@@ -8,7 +8,8 @@ import (
 
 // withoutSecrets is a copy of a JSON document that may be kept aside. Every client_secret in it is null, and so is every
 // next_action (until 2019 next_source_action), which holds the same power over a payment; card numbers are masked, as in
-// every text that is kept but ids and addresses. All other bytes stay as they are. It says how many numbers it masked.
+// every text that is kept but ids and addresses. A client secret inside another text is left out of it. All other bytes stay
+// as they are. It says how many numbers it masked.
 func withoutSecrets(body []byte) (safe []byte, masked int) {
 	dec := jsontext.NewDecoder(bytes.NewReader(body), readerOptions...)
 	safe = make([]byte, 0, len(body))
@@ -40,10 +41,11 @@ func withoutSecrets(body []byte) (safe []byte, masked int) {
 		if err != nil {
 			return safe, masked // the decoder has read this body before, so this does not happen; what follows is not known to be safe
 		}
-		if providersID(text) || addressLike.FindString(text) == text {
-			continue // an erasure looks for addresses
+		clean, n := secretLike.ReplaceAllString(text, "…"), 0
+		if !providersID(text) && addressLike.FindString(text) != text { // an erasure looks for addresses
+			clean, n = maskCardNumbers(clean)
 		}
-		if clean, n := maskCardNumbers(text); n > 0 {
+		if clean != text {
 			quoted, _ := jsontext.AppendQuote(nil, clean)
 			replace(value, quoted)
 			masked += n

@@ -414,6 +414,8 @@ func TestTextsAreMadeSafe(t *testing.T) {
 
 	got, out := message(`"Invalid email address: bob.o'hara+1@mail.example.com. It\u0040is@wrong"`)
 	require.Equal(t, "Invalid email address: … …", got, "addresses are kept sealed or not at all")
+	got, _ = message(`"No such payment_intent: pi_1_secret_Abc9."`)
+	require.Equal(t, "No such payment_intent: ….", got)
 	require.Empty(t, out.Misfits)
 
 	got, out = message(`"card 4242 4242 4242 4242 of 5555555555554444, order 4242424242424243"`)

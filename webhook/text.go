@@ -24,6 +24,10 @@ const maxLocales = 5
 // addressLike finds what may be an address in a text of any shape, with what may stand around one.
 var addressLike = regexp.MustCompile(`[^\s"<>(),:;\\]+@[^\s"<>(),:;\\]+`)
 
+// secretLike finds client secrets where they are not members of their own: pi_…_secret_…, and src_client_secret_… in the
+// address that a customer is sent to.
+var secretLike = regexp.MustCompile(`[A-Za-z0-9_]*_secret_[A-Za-z0-9]+`)
+
 // safeText makes a provider's text safe to keep: valid UTF-8 (Postgres refuses anything else, and NUL, for ever), no
 // control characters (a log line stays one line), no card number, at most limit bytes. It says how many card numbers it
 // masked.
