@@ -222,9 +222,9 @@ func (e *frameEvent) fact(end frameEnd) handler.Fact {
 }
 
 // outgoing says that a transfer is money on its way to a payee, and so nobody's declined payment: nothing is taken from a
-// method, and there is a payout or a method that it goes to.
+// method, and there is a payout, or a method that it goes to and no intent to charge anybody.
 func (o *frameObject) outgoing() bool {
-	return o.source == (frameMethod{}) && (o.payout || o.destination)
+	return o.source == (frameMethod{}) && (o.payout || o.destination && o.intentID() == "")
 }
 
 // contradicts says that a charge found inside another object is not the one that the event is about: an intent's newest

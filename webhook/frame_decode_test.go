@@ -97,6 +97,10 @@ func TestAFailedPayoutIsNobodysDeclinedPayment(t *testing.T) {
 
 	incoming := onlyFrameFact(t, with(t, framePayout, "data.source_payment_method", tree{"id": "pm_demo", "type": "card"}))
 	require.Equal(t, "transfer", incoming.Object, "money that is taken from a method is a payment, wherever it goes on to")
+	v := parse(t, frameTransfer)
+	v["data"].(tree)["destination_payment_method"], v["data"].(tree)["source_payment_method"] = "pm_shop", 7
+	d, _ := decodeFrame(t, render(t, v))
+	require.Equal(t, "transfer", d.Facts[0].Object, "so is money that an intent charges somebody, though its method cannot be read")
 	require.Equal(t, "transfer", onlyFrameFact(t, with(t, frameTransfer, "data.source_payment_method", nil)).Object)
 }
 
