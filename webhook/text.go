@@ -210,11 +210,22 @@ func cardAt(s string, i int) (group, end, count int) {
 		if cardNumber(s[i:at], digits) {
 			end, count = at, digits
 		}
-		if digits >= maxCardDigits || at+1 >= len(s) || s[at] != ' ' && s[at] != '-' || !digit(s[at+1]) {
+		next := at + separator(s[at:])
+		if digits >= maxCardDigits || next == at || next == len(s) || !digit(s[next]) {
 			return group, end, count
 		}
-		at++
+		at = next
 	}
+}
+
+// separator is how many bytes a space or a hyphen at the beginning of s has. Web pages and typesetters have kinds of their
+// own.
+func separator(s string) int {
+	c, n := utf8.DecodeRuneInString(s)
+	if unicode.IsSpace(c) || unicode.Is(unicode.Dash, c) {
+		return n
+	}
+	return 0
 }
 
 // cardNumber says whether a run of count digits has the length and the Luhn check digit of a card number.
