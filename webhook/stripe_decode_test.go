@@ -305,6 +305,9 @@ func TestCardDataIsFoundInEachOfItsPlaces(t *testing.T) {
 	f = onlyFact(t, charge(`"payment_method_details":{"type":"card_present","card_present":{"brand":"visa","last4":"1111"}},"payment_method":{"id":"pm_x","type":"card_present","billing_details":{"email":"b@example.com"}}`))
 	require.Equal(t, []string{"pm_x", "card_present", "visa", "1111", "b@example.com"}, []string{f.MethodID, f.MethodType, f.Brand, f.Last4, f.Addresses.Billing})
 
+	f = onlyFact(t, charge(`"source":{"id":"src_3","object":"source","type":"three_d_secure","three_d_secure":{"card":"src_1","brand":"Visa","last4":"3063","three_d_secure":"required"}}`))
+	require.Equal(t, []string{"src_3", "three_d_secure", "visa", "3063", ""}, []string{f.MethodID, f.MethodType, f.Brand, f.Last4, f.ThreeDSecure})
+
 	f = onlyFact(t, charge(`"source":"src_2","fraud_details":[],"metadata":[],"refunds":[],"payment_method_details":{"type":"card","card":{"three_d_secure":{"authenticated":false,"succeeded":false,"version":"1.0.2"}}}`))
 	require.Equal(t, []string{"src_2", "failed"}, []string{f.MethodID, f.ThreeDSecure}, "empty lists for objects: data that went through PHP")
 }

@@ -367,7 +367,7 @@ func (m *stripeMethod) read(r *reader, name string) {
 		case "metadata", "radar_options":
 			r.skip()
 		default:
-			if r.kind() == '{' {
+			if r.kind() == '{' || string(member) == "card" {
 				m.readCard(r, name)
 			} else {
 				m.instrument(r, name, member)
@@ -418,7 +418,11 @@ func (m *stripeMethod) instrument(r *reader, name string, member []byte) {
 				r.skip()
 			}
 		})
-	case "card": // behind mobilepay; on its own where it is no object
+	case "card": // behind mobilepay; a source of 3-D Secure has an id there
+		if r.kind() != '{' {
+			r.skip()
+			return
+		}
 		m.readCard(r, name)
 	case "fingerprint":
 		r.text(name, maxCode, &m.fingerprint)

@@ -133,8 +133,8 @@ func TestWhatMayNotBeKeptIsNowhere(t *testing.T) {
 	r.log.mu.Unlock()
 	require.NoError(t, err)
 	stored := everything(t, dsn)
-	require.True(t, strings.Contains(stored, "no_object_id"), "bodies are kept aside")
-	require.True(t, strings.Contains(stored, "status 500 resource_missing"), "a look-up that failed says why")
+	require.Contains(t, stored, "no_object_id", "bodies are kept aside")
+	require.Contains(t, stored, "status 500 resource_missing", "a look-up that failed says why")
 	for where, all := range map[string]string{"the database": stored, "the log": string(lines), "the metrics": string(metrics)} {
 		for _, secret := range []string{"FORBIDDEN", "hidden.example", "4242424242424242", "4242 4242", e2eSecret} {
 			for _, form := range []string{secret, hex.EncodeToString([]byte(secret))} {
