@@ -468,7 +468,7 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		}
 		old, known := standing[n.ID]
 		delete(standing, n.ID)
-		if known && (over(old) || senderDecided(old, *n, p.Payment, d.Payment)) {
+		if known && (over(old) || r.senderDecided(old, *n, p.Payment, d, now)) {
 			continue
 		}
 		if known {
@@ -517,7 +517,8 @@ func carry(old store.Notification, n *store.Notification) {
 
 // senderDecided tells whether a mail was ended when it was due, for a reason that a repeat or a further event of the
 // same payment does not take away. What superseded it was found by what the payment named then.
-func senderDecided(old, n store.Notification, then, now store.Payment) bool {
+func (r *Recorder) senderDecided(old, n store.Notification, then store.Payment, d Derived, at time.Time) bool {
+	now := d.Payment
 	if n.Channel != store.ChannelEmail || n.Status != store.Held {
 		return false
 	}
@@ -529,7 +530,11 @@ func senderDecided(old, n store.Notification, then, now store.Payment) bool {
 		switch old.Reason {
 		case "unsubscribed", "bounced", "customer_deleted", "invalid_address", "mailbox_limit", "payment_limit":
 			return true
-		case ReasonTooOld, store.ReasonNoAddress, store.ReasonMailStorm, store.ReasonDailyLimit, store.ReasonSMTPNotConfigured:
+		case ReasonTooOld:
+			// The sender says it once a mail's time is over; before, it was the facts that said it, and they now say otherwise.
+			useful := later(n.DueAt, d.Failed[len(d.Failed)-1].row.ReceivedAt)
+			return old.FailureID == n.FailureID && at.Sub(useful) > r.policy.MaxAge
+		case store.ReasonNoAddress, store.ReasonMailStorm, store.ReasonDailyLimit, store.ReasonSMTPNotConfigured:
 			return old.FailureID == n.FailureID // a new failure has a time of its own
 		}
 	}

@@ -557,9 +557,10 @@ func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := setup(t)
+			b := setupClocked(t)
 			b.record(t, chargeFailed(1, "insufficient_funds"))
 			require.Equal(t, 1, b.count(t, mailsWithJobs))
+			b.after(testPolicy().MaxAge + time.Hour)
 			_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET `+c.set+` WHERE channel = 'email'`)
 			require.NoError(t, err)
 			b.loseJobs(t)
@@ -569,6 +570,27 @@ func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 			require.Equal(t, c.want, got)
 			require.Zero(t, b.count(t, mailsWithJobs))
 		})
+	}
+}
+
+// Of Frame's transfer only the time tells which charge it wraps: while an old one is known without its charge, the new charge
+// seems to be old too.
+func TestAnAttemptThatOnlySeemedOldIsWrittenFor(t *testing.T) {
+	t.Parallel()
+	charge := func(n int, created int64) Fact {
+		f := chargeFailed(n, "")
+		f.Source, f.FailureCode, f.OutcomeType, f.APIVersion, f.Created = "frame", "insufficient_funds", "", "", created
+		return f
+	}
+	before := int64(testCreated - 30*60*60)
+	transfer := fact("evt_tr", "transfer.failed", "transfer")
+	transfer.Source, transfer.APIVersion, transfer.Created = "frame", "", before
+	fresh, old := charge(2, testCreated), charge(1, before)
+	for _, order := range [][]Fact{{old, transfer, fresh}, {fresh, transfer, old}, {transfer, fresh, old}} {
+		b := setup(t)
+		b.record(t, order...)
+		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'email' AND status = 'held'`))
+		require.Equal(t, 1, b.count(t, mailsWithJobs))
 	}
 }
 
