@@ -196,6 +196,7 @@ func state(facts []*Fact) string {
 
 // describe fills in what the payment's facts say of it as a whole. Facts come sorted, so the newest word stands.
 func describe(p *store.Payment, facts []*Fact) {
+	var succeeded, read int64
 	for _, f := range facts {
 		set(&p.PaymentIntent, f.PaymentIntent)
 		set(&p.Customer, f.Customer)
@@ -218,10 +219,18 @@ func describe(p *store.Payment, facts []*Fact) {
 				p.FailedCreated = f.Created
 			}
 		case kindSucceeded:
-			p.SucceededCreated = max(p.SucceededCreated, f.Created)
+			if wasRead(f) { // the success came about at some time before
+				read = max(read, f.Created)
+			} else {
+				succeeded = max(succeeded, f.Created)
+			}
 		}
 	}
+	p.SucceededCreated = cmp.Or(succeeded, read)
 }
+
+// wasRead tells an answer of the provider's API, whose time is that of the question, from an event.
+func wasRead(f *Fact) bool { return strings.HasPrefix(f.EventID, "api:") }
 
 func set(to *string, value string) {
 	if value != "" {

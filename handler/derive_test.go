@@ -193,6 +193,15 @@ func TestAPaymentOfFrameIsPendingWhileTheCustomerHasToAct(t *testing.T) {
 	}
 }
 
+// By its time a success supersedes what the customer failed to pay before it, not what came between it and a look-up.
+func TestASuccessIsOfTheTimeThatItsEventSays(t *testing.T) {
+	t.Parallel()
+	read := succeeded()
+	read.EventID, read.RequestOrigin, read.Created = "api:pi_1:succeeded", "", testCreated+3600
+	require.EqualValues(t, testCreated, derive(read, succeeded()).Payment.SucceededCreated)
+	require.EqualValues(t, testCreated+3600, derive(read).Payment.SucceededCreated, "all that is known")
+}
+
 func TestAnInvoicesAmountIsNotThePayments(t *testing.T) {
 	t.Parallel()
 	invoice := fact("evt_in", "invoice.payment_failed", "invoice")

@@ -573,7 +573,7 @@ func (r *Recorder) looksUp(d Derived, loaded *store.Loaded) bool {
 
 // saysWhose tells whether an event says whose the payment is, not only an answer to our own question.
 func saysWhose(facts []*Fact) bool {
-	return slices.ContainsFunc(facts, func(f *Fact) bool { return f.Customer != "" && !strings.HasPrefix(f.EventID, "api:") })
+	return slices.ContainsFunc(facts, func(f *Fact) bool { return f.Customer != "" && !wasRead(f) })
 }
 
 func lookUp(p store.Payment, now time.Time) store.Job {
