@@ -262,12 +262,20 @@ func failedAttempts(facts []*Fact) []*attempt {
 			add(f.Charge, f)
 		}
 	}
-	// Renderings of one event are one report: what one of them knows of the charge holds for all.
-	named, latest := make(map[string]string), make(map[string]string)
+	// Renderings of one event are one report: what one of them knows of the attempt holds for all.
+	reports := make(map[string]*report)
 	for _, f := range facts {
 		if kindOf(f) == kindIntentFailed {
-			set2(named, f.EventID, f.Charge)
-			set2(latest, f.EventID, f.LatestCharge)
+			r := reports[f.EventID]
+			if r == nil {
+				r = &report{}
+				reports[f.EventID] = r
+			}
+			r.charge, r.latest = max(r.charge, f.Charge), max(r.latest, f.LatestCharge)
+			r.method, r.code = max(r.method, f.MethodID), max(r.code, cmp.Or(f.DeclineCode, f.ErrorCode))
+			if neverTwin(f.ErrorCode) {
+				r.alone = true
+			}
 		}
 	}
 	// The first claimant of a charge whose own event is not here stands for it.
@@ -276,14 +284,10 @@ func failedAttempts(facts []*Fact) []*attempt {
 		anchors[key] = a.facts[0]
 	}
 	for _, f := range facts {
-		if charge := named[f.EventID]; kindOf(f) == kindIntentFailed && charge != "" {
-			if _, known := anchors[charge]; !known {
-				anchors[charge] = f
-			}
+		if kindOf(f) != kindIntentFailed {
+			continue
 		}
-	}
-	for _, f := range facts {
-		if charge := latest[f.EventID]; kindOf(f) == kindIntentFailed && named[f.EventID] == "" && charge != "" && !neverTwin(f.ErrorCode) {
+		if charge := reports[f.EventID].charge; charge != "" {
 			if _, known := anchors[charge]; !known {
 				anchors[charge] = f
 			}
@@ -293,18 +297,34 @@ func failedAttempts(facts []*Fact) []*attempt {
 		if kindOf(f) != kindIntentFailed {
 			continue
 		}
-		key := named[f.EventID]
+		if r := reports[f.EventID]; r.charge == "" && r.latest != "" && !r.alone {
+			if _, known := anchors[r.latest]; !known {
+				anchors[r.latest] = f
+			}
+		}
+	}
+	for _, f := range facts {
+		if kindOf(f) != kindIntentFailed {
+			continue
+		}
+		r := reports[f.EventID]
+		key := r.charge
 		if key == "" && isFrame(f) {
 			key = wrapped(anchors, f)
 		}
-		if key == "" {
-			if anchor, ok := anchors[latest[f.EventID]]; ok && !neverTwin(f.ErrorCode) && sameAttempt(anchor, f) {
-				key = latest[f.EventID]
+		if key == "" && !r.alone {
+			if anchor, ok := anchors[r.latest]; ok {
+				method := anchor.MethodID
+				if of := reports[anchor.EventID]; of != nil && kindOf(anchor) == kindIntentFailed {
+					method = of.method
+				}
+				if (method == "" || r.method == "" || method == r.method) && apart(anchor, f) <= twinWindow {
+					key = r.latest
+				}
 			}
 		}
 		if key == "" {
-			code := cmp.Or(f.DeclineCode, f.ErrorCode)
-			key = "pm:" + f.MethodID + ":" + code + ":" + strconv.FormatInt(f.Created, 10)
+			key = "pm:" + r.method + ":" + r.code + ":" + strconv.FormatInt(f.Created, 10)
 		}
 		add(key, f)
 	}
@@ -377,17 +397,12 @@ func rank(f *Fact) int {
 	return 1
 }
 
-// set2 keeps the greatest value, so that the result does not depend on the order of equal facts.
-func set2(m map[string]string, key, value string) {
-	if value > m[key] {
-		m[key] = value
-	}
-}
-
-func sameAttempt(anchor, f *Fact) bool {
-	apart := anchor.Created - f.Created
-	methods := anchor.MethodID == "" || f.MethodID == "" || anchor.MethodID == f.MethodID
-	return methods && apart <= twinWindow && apart >= -twinWindow
+// report is what the renderings of an intent's failure say of its attempt; of several values the greatest, so that it does
+// not depend on their order.
+type report struct {
+	charge, latest string
+	method, code   string
+	alone          bool // latest is another attempt's charge
 }
 
 // awaitsCharge tells whether the attempt has a charge whose own event is not among the facts.

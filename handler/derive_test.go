@@ -120,6 +120,20 @@ func TestOneEventInTwoVersionsIsOneAttempt(t *testing.T) {
 	require.Equal(t, []string{"evt_pi1"}, d.Attempts[0].Events)
 }
 
+// In the versions of 2018 an error has a source, which a payment method is not.
+func TestOneEventIsOneAttemptThoughOneOfItsVersionsKnowsNoMethod(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"card_declined", "payment_intent_authentication_failure"} {
+		older, newer := intentFailed(1, ""), intentFailed(1, "")
+		older.ErrorCode, newer.ErrorCode = code, code
+		older.APIVersion, older.MethodID, newer.MethodID = "2018-02-28", "", "pm_2"
+		d := derive(chargeFailed(1, "insufficient_funds"), older, newer)
+		require.Len(t, d.Failed, 2, "the charge is of pm_1, and another attempt's: %s", code)
+		require.Equal(t, "pm_2", d.Attempts[1].MethodID)
+		require.Equal(t, []string{"evt_pi1"}, d.Attempts[1].Events)
+	}
+}
+
 // TestStateIsAFunctionOfTheSetOfFacts draws random sets and checks that no order of them, and no repetition, changes
 // what is derived or decided.
 func TestStateIsAFunctionOfTheSetOfFacts(t *testing.T) {
