@@ -58,6 +58,7 @@ type Recorder struct {
 
 	failures  *prometheus.CounterVec
 	unknown   *prometheus.CounterVec
+	left      prometheus.Counter
 	groupSize prometheus.Histogram
 }
 
@@ -77,12 +78,15 @@ func NewRecorder(s *store.Store, policy Policy, log *zap.Logger, metrics prometh
 		unknown: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebound_unknown_codes_total", Help: "Failed attempts whose code the catalog does not know.",
 		}, []string{"source"}),
+		left: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rebound_mails_left_to_stripe_total", Help: "First mails about invoices that BILLING_NOTIFICATIONS=stripe leaves to Stripe.",
+		}),
 		groupSize: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "rebound_group_size", Help: "Deliveries that shared one transaction.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128},
 		}),
 	}
 	r.policy.NotificationID, r.policy.AttemptID = s.NotificationID, s.AttemptID
-	metrics.MustRegister(r.failures, r.unknown, r.groupSize)
+	metrics.MustRegister(r.failures, r.unknown, r.left, r.groupSize)
 	r.changed.L = &r.mu
 	for range committers {
 		r.done.Go(r.commitGroups)
@@ -357,6 +361,7 @@ func (r *Recorder) send(n *store.Notification, now time.Time, out *outcome) {
 type outcome struct {
 	store.Changes
 	recorded []recordedFailure
+	left     int // mails that Stripe is to send in our place
 }
 
 // filedUnderInvoice tells whether a fact is an invoice's own, not a payment's.
@@ -483,6 +488,9 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 			continue
 		}
 		out.Notifications = append(out.Notifications, *n)
+		if n.Reason == ReasonStripeBilling && old.Reason != n.Reason {
+			out.left++
+		}
 		if mail && d.Payment.Status == Failing && (!held || !old.DueAt.Equal(n.DueAt) || p.Payment.Status != Failing) {
 			r.send(n, now, out)
 		}
@@ -591,6 +599,7 @@ func (r *Recorder) recorded(out *outcome) {
 	for _, f := range out.recorded {
 		r.told(f)
 	}
+	r.left.Add(float64(out.left))
 	if len(out.Due) == 0 {
 		return
 	}

@@ -623,6 +623,33 @@ func TestASupersededMailIsLookedAtAgainOnceItsPaymentIsForSomethingElse(t *testi
 	}
 }
 
+func TestMailsLeftToStripeAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	s, metrics := openStore(t, storetest.New(t)), prometheus.NewRegistry()
+	b := bench{store: s, recorder: NewRecorder(s, testPolicy(), zap.NewNop(), metrics)}
+	t.Cleanup(b.recorder.Close)
+	left := func() float64 {
+		t.Helper()
+		families, err := metrics.Gather()
+		require.NoError(t, err)
+		for _, f := range families {
+			if f.GetName() == "rebound_mails_left_to_stripe_total" {
+				return f.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		return -1
+	}
+	require.Zero(t, left(), "shown before there is any")
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	require.Zero(t, left())
+	renewal := lone("pi_renewal")
+	renewal.Invoice = "in_1"
+	again := renewal
+	again.EventID, again.Charge, again.ObjectID, again.Created = "evt_again", "ch_again", "ch_again", renewal.Created+86400
+	b.record(t, renewal, renewal, again)
+	require.EqualValues(t, 1, left(), "a repeat and a further attempt bring no mail of their own")
+}
+
 func TestASettledInvoiceTakesBackWhatIsNotSent(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -132,7 +132,7 @@ func (c *config) validate(f *faults) {
 		c.BillingNotifications = "stripe"
 		if c.Mode == "live" {
 			c.warnings = append(c.warnings, "BILLING_NOTIFICATIONS is not set: failures of invoices are left to Stripe's "+
-				"own mails (stripe). Check that Stripe's billing settings send them, or set ours")
+				"own mails (stripe), counted by rebound_mails_left_to_stripe_total. Check that Stripe's billing settings send them, or set ours")
 		}
 	}
 	oneOf(f, "BILLING_NOTIFICATIONS", c.BillingNotifications, "stripe", "ours")
