@@ -179,26 +179,45 @@ func languageOf(row string) string {
 		"), (SELECT nullif(c.locale, '') FROM customers c"+ofCustomer+"), "+ofFacts("slo")+", '')", "@", row)
 }
 
-var languagesSQL = "SELECT a.id, " + languageOf("a") + " AS locale FROM attempts a WHERE a.id = ANY($1)"
+// languagesSQL looks once for each payment, however many of its attempts are asked about.
+var languagesSQL = "SELECT k.n, " + languageOf("k") + ` AS locale FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[])
+	AS k(n, source, account, livemode, payment_id, customer)`
 
 // queueLanguages adds a statement to a batch that gives each of the failures whose own events name no language that of its
 // customer: what is told of it here is to read as the mail does.
 func queueLanguages(b *pgx.Batch, failures []Failure) {
-	var ids []string
-	at := map[string]int{}
-	for i, f := range failures {
-		if f.Locale == "" {
-			ids, at[f.ID] = append(ids, f.ID), i
-		}
+	type whose struct {
+		PaymentKey
+		customer string
 	}
-	if len(ids) == 0 {
+	var k keys
+	var customers []string
+	asked, of := map[whose]int{}, map[int][]*Failure{}
+	for i := range failures {
+		f := &failures[i]
+		if f.Locale != "" {
+			continue
+		}
+		w := whose{f.PaymentKey, f.Customer}
+		n, seen := asked[w]
+		if !seen {
+			n = len(customers)
+			asked[w] = n
+			k.add(n, f.PaymentKey, f.PaymentID)
+			customers = append(customers, f.Customer)
+		}
+		of[n] = append(of[n], f)
+	}
+	if len(customers) == 0 {
 		return
 	}
-	b.Queue(languagesSQL, ids).Query(eachRow(func(l struct {
-		ID     string `db:"id"`
+	b.Queue(languagesSQL, k.n, k.source, k.account, k.livemode, k.key, customers).Query(eachRow(func(l struct {
+		N      int64  `db:"n"`
 		Locale string `db:"locale"`
 	}) {
-		failures[at[l.ID]].Locale = l.Locale
+		for _, f := range of[int(l.N)] {
+			f.Locale = l.Locale
+		}
 	}))
 }
 

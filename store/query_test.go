@@ -79,7 +79,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 	sql, args = store.CardUsesSQL([]store.Attempt{declined("a"), declined("b")}, ledgerNow)
 	questions = append(questions, question{"ledger", sql, len(args), []string{"attempts_card", "attempts_card_code", "attempts_payment"}},
 		question{"notifications", store.NotificationsSQL, 4, []string{"notifications_payment"}},
-		question{"languages", store.LanguagesSQL, 1, []string{"attempts_pkey", "facts_pkey", "contacts_pkey", "customers_pkey"}},
+		question{"languages", store.LanguagesSQL, 6, []string{"facts_pkey", "contacts_pkey", "customers_pkey"}},
 		question{"dead processes", store.IdleOwnersSQL, 1, []string{"notifications_owner"}},
 		question{"jobs that are due", store.DueJobsSQL, 3, []string{"river_job_prioritized_fetching_index"}},
 		question{"mails that are due", store.DueMailsSQL, 2, []string{"notifications_held"}},
