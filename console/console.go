@@ -5,6 +5,7 @@ package console
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -225,6 +226,16 @@ func (s *server) fail(err error, c echo.Context) {
 	}
 }
 
+// lost tells whether a connection to Postgres ended under a question: by a word of its own, such as that it is stopped, or by none.
+func lost(err error) bool {
+	var said *pgconn.PgError
+	var network net.Error
+	if errors.As(err, &said) {
+		return strings.HasPrefix(said.Code, "57P")
+	}
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+}
+
 func (s *server) problemOf(err error, c echo.Context) *problem {
 	var p *problem
 	var he *echo.HTTPError
@@ -249,7 +260,7 @@ func (s *server) problemOf(err error, c echo.Context) *problem {
 	if !errors.Is(err, errPanicked) {
 		s.Log.Error("request.failed", zap.String("method", c.Request().Method), zap.String("route", c.Path()), zap.Error(err))
 	}
-	if errors.As(err, &unreachable) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.As(err, &unreachable) || errors.Is(err, context.DeadlineExceeded) || lost(err) {
 		return &problem{Status: http.StatusServiceUnavailable, Code: "unavailable", Detail: "The database does not answer; try again."}
 	}
 	return &problem{Status: http.StatusInternalServerError, Code: "internal_error", Detail: "Something failed on this side; it is in the log."}

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"rebound/store"
@@ -248,6 +250,32 @@ func TestPathsThatNameNothingAreNotFound(t *testing.T) {
 	require.Equal(t, http.StatusMethodNotAllowed, a.status)
 	require.Contains(t, a.header.Get("Allow"), "GET")
 	require.Equal(t, "method_not_allowed", a.json(t)["code"])
+}
+
+func TestALostConnectionToPostgresIsNoFaultOfOurs(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.add(failed("fl_1", "pi_1"))
+	other, err := pgx.ConnectConfig(t.Context(), b.store.Pool().Config().ConnConfig)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = other.Close(context.Background()) })
+	seen := map[int]int{}
+	for range 20 {
+		_, err := other.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+		require.NoError(t, err)
+		for range 5 { // more than the pool has connections
+			a := b.get("/v1/failures")
+			seen[a.status]++
+			if a.status == http.StatusOK {
+				break
+			}
+			require.Equal(t, http.StatusServiceUnavailable, a.status, a.body)
+			require.Equal(t, "unavailable", a.json(t)["code"])
+			require.NotEmpty(t, a.header.Get("Retry-After"))
+		}
+	}
+	require.Equal(t, 20, seen[http.StatusOK], "a new connection answers, %v", seen)
+	require.NotZero(t, seen[http.StatusServiceUnavailable], "%v", seen)
 }
 
 func TestAPanicTellsNothing(t *testing.T) {
