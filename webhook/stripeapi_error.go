@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -128,6 +129,9 @@ func asAPIError(err error, call string, breaker circuitbreaker.CircuitBreaker[[]
 	if e, ok := errors.AsType[*APIError](err); ok {
 		e.Call = call
 		return e
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err // its own words quote the URL, which names the customer
 	}
 	return &APIError{Call: call, Cause: err}
 }

@@ -271,6 +271,15 @@ func TestAnswersThatAreNone(t *testing.T) {
 	}
 }
 
+func TestACallWithoutAnAnswerNamesNoCustomer(t *testing.T) {
+	t.Parallel()
+	a := fakeAPI(t, nil, func(c *APIConfig) { c.Base = "http://127.0.0.1:1" })
+	_, err := a.LookUp(t.Context(), askFor("cus_1", "", ""))
+	require.True(t, Retryable(err))
+	require.ErrorContains(t, err, "connection refused")
+	require.NotContains(t, err.Error(), "cus_1", "the queue keeps it with the job, which an erasure leaves alone while it runs")
+}
+
 func TestOneMissingObjectDoesNotHideTheOthers(t *testing.T) {
 	t.Parallel()
 	a := fakeAPI(t, map[string]http.HandlerFunc{"/v1/customers/cus_1": answerWith(200, apiCustomer)})
