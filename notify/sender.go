@@ -363,7 +363,7 @@ func (s *Sender) judge(n *store.Notification, o Outcome) {
 		}
 		return
 	case Undecided:
-		if n.Undecided++; s.AtMost || n.Undecided == mostUndecided {
+		if n.Undecided++; s.AtMost || n.Undecided >= mostUndecided {
 			n.Status, n.Reason = store.Unknown, reason
 			return
 		}

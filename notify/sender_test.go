@@ -1104,6 +1104,63 @@ func TestAMailOfWhichNoServerSaysThatItHasItIsSentFourTimesAtMost(t *testing.T) 
 	require.Equal(t, "undecided", n.Reason)
 }
 
+// dies has a process claim a mail, come as far as the mail server, and end there.
+func (b *bench) dies(t *testing.T, w *watch, id string) (claimed bool, token string) {
+	t.Helper()
+	dying, err := b.store.NewOwner(t.Context())
+	require.NoError(t, err)
+	c, _, err := b.store.Claim(t.Context(), dying.Number, id)
+	require.NoError(t, err)
+	if c != nil {
+		c.Notification.Mailbox = b.store.HashMailbox("buyer@example.com")
+		require.NoError(t, b.store.Budget(t.Context(), dying.Number, &c.Notification, func(store.Use) bool { return true }))
+		token, err = b.store.NewLink(t.Context(), id, b.clock.now().Add(time.Hour))
+		require.NoError(t, err)
+	}
+	dying.Close(t.Context())
+	require.Eventually(t, func() bool {
+		idle, err := b.store.IdleOwners(t.Context())
+		return err == nil && (c == nil || len(idle) == 1)
+	},
+		10*time.Second, 10*time.Millisecond)
+	w.look(t.Context())
+	b.clock.forward(deadAfter)
+	w.look(t.Context())
+	return c != nil, token
+}
+
+func TestAMailWhoseSendersDieOneAfterAnotherIsSentFourTimesAtMost(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	w := newWatch(b.sender(t))
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	tried := 0
+	for range mostUndecided + 2 {
+		if claimed, _ := b.dies(t, w, id); claimed {
+			tried++
+		}
+	}
+	require.Equal(t, mostUndecided, tried)
+	n := b.notification(t, id)
+	require.Equal(t, store.Unknown, n.Status)
+	require.Equal(t, "sender_died", n.Reason)
+}
+
+func TestTheLinkOfAMailWhoseSenderDiedUnsubscribes(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	_, token := b.dies(t, newWatch(s), id)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Deferred, Code: 451} }
+	deliver(t, s, id)
+	l, err := b.store.Link(t.Context(), token)
+	require.NoError(t, err)
+	require.NotEmpty(t, l.Mailbox, "the mail may have arrived")
+}
+
 func TestTheLinkOfAMailThatMayHaveArrivedUnsubscribes(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -79,7 +79,7 @@ func (w *watch) look(ctx context.Context) {
 			still[number] = since
 			continue
 		}
-		ids, err := s.Store.TakeOver(patient, number, !s.AtMost)
+		ids, err := s.Store.TakeOver(patient, number, !s.AtMost, mostUndecided)
 		if err != nil {
 			still[number] = since
 			w.failed(ctx, err)

@@ -140,17 +140,20 @@ func (s *Store) IdleOwners(ctx context.Context) ([]int64, error) {
 	return idle, nil
 }
 
-// TakeOver releases the claims of a dead process: they stand as was decided meanwhile, held as a rule, and get jobs again
-// or, where sending twice is worse than not at all, become unknown. It does nothing, and returns no ids, if the process turns out to live.
-func (s *Store) TakeOver(ctx context.Context, number int64, again bool) (ids []string, err error) {
+// TakeOver releases the claims of a dead process: they stand as was decided meanwhile, held as a rule, and get jobs again. A
+// mail whose limits had been counted may be with its server: that was one more such try, and at the most-th it becomes unknown.
+// Where sending twice is worse than not at all, all do. Nothing happens, and no ids return, if the process turns out to live.
+func (s *Store) TakeOver(ctx context.Context, number int64, again bool, most int64) (ids []string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var dead bool
 		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1, $2)`, int32(ownerLock), int32(number)).Scan(&dead); err != nil || !dead {
 			return err
 		}
-		rows, err := tx.Query(ctx, `UPDATE notifications SET owner = 0, status = CASE WHEN $2 THEN status ELSE $3 END,
-			reason = CASE WHEN $2 THEN reason ELSE 'sender_died' END, updated_at = $4 WHERE owner = $1 RETURNING id`,
-			number, again, Unknown, s.Now())
+		const handedOver = `undecided + (mailbox IS NOT NULL)::int`
+		rows, err := tx.Query(ctx, `UPDATE notifications SET owner = 0, undecided = `+handedOver+`, updated_at = $5,
+			status = CASE WHEN $2 AND `+handedOver+` < $4 THEN status ELSE $3 END,
+			reason = CASE WHEN $2 AND `+handedOver+` < $4 THEN reason ELSE 'sender_died' END WHERE owner = $1 RETURNING id`,
+			number, again, Unknown, most, s.Now())
 		if err != nil {
 			return err
 		}

@@ -525,7 +525,7 @@ func TestAFrozenReplicaThatLostItsSessionSendsNothingWhenItWakes(t *testing.T) {
 	require.NoError(t, err)
 	defer s.Close()
 	require.Eventually(t, func() bool {
-		ids, err := s.TakeOver(ctx, owner, true)
+		ids, err := s.TakeOver(ctx, owner, true, 4)
 		return err == nil && len(ids) == 1
 	}, 10*time.Second, 10*time.Millisecond)
 	awake := boot(t, serveEnv(dsn, key, peer))
