@@ -227,6 +227,17 @@ func TestTheMemoryLimitLeavesRoomBelowTheOneThatKills(t *testing.T) {
 	require.LessOrEqual(t, debug.SetMemoryLimit(-1), kills<<20*3/4)
 }
 
+func TestAServerThatEndsAtOnceIsStartedAgainHoweverOften(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	unit := regexp.MustCompile(`(?m)^Restart=always\nRestartSec=(\d+)$`).FindSubmatch(readme)
+	require.NotNil(t, unit)
+	rest, err := strconv.Atoi(string(unit[1]))
+	require.NoError(t, err)
+	require.Greater(t, 4*rest, 10, "systemd gives a unit up that is started five times within ten seconds")
+}
+
 func TestSimilarAndFutureVariablesAreWarnedOf(t *testing.T) {
 	t.Parallel()
 	c, err := loadConfig(complete("BILLING_NOTIFICATIONS=ours", "STRIPE_WEBHOOK_SECRETS=x", "OTEL_EXPORTER_OTLP_ENDPOINT=http://x", "HOME=/root",
