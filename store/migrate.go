@@ -105,7 +105,7 @@ func withMigrator(ctx context.Context, dsn string, do func(*goose.Provider, *riv
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer closePool(ctx, pool)
 	// One lock over both migrators: the job queue's own takes none.
 	locked, err := pool.Acquire(ctx)
 	if err != nil {
@@ -115,7 +115,7 @@ func withMigrator(ctx context.Context, dsn string, do func(*goose.Provider, *riv
 	if _, err := locked.Exec(ctx, `SELECT pg_advisory_lock($1)`, migrationLock); err != nil {
 		return fmt.Errorf("waiting for the migration lock: %w", err)
 	}
-	defer func() { _, _ = locked.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, migrationLock) }()
+	defer func() { _, _ = locked.Exec(ctx, `SELECT pg_advisory_unlock($1)`, migrationLock) }() // else it goes with its session
 
 	db := stdlib.OpenDBFromPool(pool)
 	defer db.Close()

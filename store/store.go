@@ -72,7 +72,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		s.log = zap.NewNop()
 	}
 	if s.hasher, err = s.rootHasher(ctx); err != nil {
-		s.Close()
+		closePool(ctx, pool)
+		ingest.Close()
 		return nil, err
 	}
 	if s.jobs, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
@@ -82,6 +83,16 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, fmt.Errorf("making the job client: %w", err)
 	}
 	return s, nil
+}
+
+// closePool closes a pool. Where ctx has ended nobody waits for it: on a connection of a question that was given up, a server that
+// is silent would take a quarter of a minute.
+func closePool(ctx context.Context, pool *pgxpool.Pool) {
+	if ctx.Err() != nil {
+		go pool.Close()
+		return
+	}
+	pool.Close()
 }
 
 // byIndexes are settings that plan a statement once, not for each of its arguments, which takes longer than to run it; and

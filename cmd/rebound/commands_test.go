@@ -351,6 +351,37 @@ func TestAServerThatIsToldToEndWhileItWaitsForItsNumbersLockEnds(t *testing.T) {
 	}
 }
 
+func TestAServerThatIsToldToEndWhilePostgresIsSilentEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	for _, table := range []string{"goose_db_version", "keys"} { // the first that the check of the schema, and the store, ask for
+		proxy, through := proxied(t, dsn)
+		_, err = conn.Exec(t.Context(), `BEGIN; LOCK TABLE `+table)
+		require.NoError(t, err)
+		c := start(t, complete("DATABASE_URL="+through, "LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "LOG_FORMAT=json"), "serve")
+		require.Eventually(t, func() bool {
+			var waits bool
+			err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::regclass AND NOT granted)`, table).Scan(&waits)
+			return err == nil && waits
+		}, 30*time.Second, 10*time.Millisecond)
+		proxy.hold()
+		c.cancel()
+		select {
+		case <-c.done:
+			require.NoError(t, c.err)
+		case <-time.After(10 * time.Second):
+			proxy.release()
+			require.Fail(t, "it waits for Postgres", table)
+		}
+		proxy.release()
+		_, err = conn.Exec(t.Context(), `ROLLBACK`)
+		require.NoError(t, err)
+	}
+}
+
 func TestAServerThatIsToldToEndBeforeItHasPostgresHasNotFailed(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
