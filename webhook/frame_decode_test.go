@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"rebound/decline"
 	"rebound/handler"
 )
 
@@ -470,6 +471,21 @@ func TestAnAddressThatFrameQuotesIsNotKeptInClear(t *testing.T) {
 		f := onlyFrameFact(t, with(t, body, path, "Receipt to <payer@example.com> refused"))
 		require.Equal(t, "Receipt to <…> refused", f.ErrorMessage)
 	}
+}
+
+func TestAFrameCodeThatCannotBeReadIsNotKnownToBeHarmless(t *testing.T) {
+	t.Parallel()
+	intent := with(t, frameIntent, "data.failure_code", "incorrect_cvc")
+	disclosed := func(charge []byte) bool {
+		of, _ := decodeFrame(t, charge)
+		its, _ := decodeFrame(t, intent)
+		d := handler.Derive(of.Facts[0].PaymentKey, append(of.Facts, its.Facts...), nil, decline.Rules{})
+		require.Len(t, d.Attempts, 1)
+		return d.Attempts[0].Disclosable
+	}
+	require.True(t, disclosed(with(t, frameCharge, "data.failure_code", "incorrect_cvc")))
+	require.True(t, disclosed(with(t, frameCharge, "data.failure_code", nil)))
+	require.False(t, disclosed(with(t, frameCharge, "data.failure_code", json.RawMessage(`[{"code":"fraudulent"}]`))))
 }
 
 func TestAQuarantinedFrameEventIsKeptWithoutItsSecrets(t *testing.T) {

@@ -121,7 +121,7 @@ func (k metadataKeys) frameObject(r *reader, name string, o *frameObject, depth 
 		case "billing_agreement":
 			o.agreement = isSet(r, "billing_agreement")
 		case "failure_code":
-			r.text("failure_code", maxCode, &o.failureCode)
+			r.code("failure_code", &o.failureCode)
 		case "failure_message":
 			r.message("failure_message", &o.failureMessage)
 		case "failure_reason":

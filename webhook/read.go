@@ -190,6 +190,14 @@ func (r *reader) code(name string, to *string) {
 	}
 }
 
+// codes reads an object of such words. Where it is none, the one that weighs most stands for all of them.
+func (r *reader) codes(name string, most *string, each func(member []byte)) {
+	before := len(r.misfits)
+	if !r.object(name, each) && len(r.misfits) > before {
+		*most = unreadable
+	}
+}
+
 // message reads a provider's own words, which the merchant's staff are shown. Addresses are kept sealed and client secrets
 // not at all, and what of them they quote would lie open here.
 func (r *reader) message(name string, to *string) {

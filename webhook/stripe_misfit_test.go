@@ -163,7 +163,7 @@ func TestACodeThatCannotBeReadIsNotKnownToBeHarmless(t *testing.T) {
 	}
 	const object = "data.object."
 	for body, paths := range map[string][]string{
-		string(charge): {"outcome", "outcome.type", "outcome.reason", "fraud_details.stripe_report", "failure_code"},
+		string(charge): {"outcome", "outcome.type", "outcome.reason", "fraud_details", "fraud_details.stripe_report", "failure_code"},
 		string(intent): {"last_payment_error.code", "last_payment_error.decline_code"},
 	} {
 		require.True(t, disclosed([]byte(body)))

@@ -109,7 +109,7 @@ func (k metadataKeys) object(r *reader, name string, o *stripeObject, nested boo
 		case "outcome":
 			o.readOutcome(r)
 		case "fraud_details":
-			r.object("fraud_details", func(member []byte) {
+			r.codes("fraud_details", &o.stripeReport, func(member []byte) {
 				if string(member) == "stripe_report" {
 					r.code("stripe_report", &o.stripeReport)
 				} else {
@@ -242,8 +242,7 @@ func (k metadataKeys) charges(r *reader, o *stripeObject, nested bool) {
 }
 
 func (o *stripeObject) readOutcome(r *reader) {
-	before := len(r.misfits)
-	read := r.object("outcome", func(member []byte) {
+	r.codes("outcome", &o.outcomeType, func(member []byte) {
 		switch string(member) {
 		case "type":
 			r.code("outcome.type", &o.outcomeType)
@@ -263,9 +262,6 @@ func (o *stripeObject) readOutcome(r *reader) {
 			r.skip()
 		}
 	})
-	if !read && len(r.misfits) > before {
-		o.outcomeType = unreadable
-	}
 }
 
 // readMethodOptions takes setup_future_usage from whichever method's options have it.
