@@ -140,6 +140,20 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 	return n, true
 }
 
+// bars is why the payment gets no mail at all, reminders included, wherever its customer was: one of the reasons that
+// store.BarsReminders knows.
+func (p Policy) bars(d Derived, newest *attempt) string {
+	switch pay := d.Payment; {
+	case d.noContact(newest):
+		return ReasonNoContact
+	case pay.Invoice != "" && !p.MailsInvoices:
+		return ReasonStripeBilling
+	case pay.Account != "" && !p.Profiles[pay.Account]:
+		return ReasonNoProfile
+	}
+	return ""
+}
+
 // mail decides on the payment's one first mail.
 func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 	n := p.notice(d, a, store.ChannelEmail, TemplateFirst, "", now)
@@ -150,19 +164,18 @@ func (p Policy) mail(d Derived, a *attempt, now time.Time) store.Notification {
 		n.Status, n.Reason = status, reason
 		return n
 	}
+	barred := p.bars(d, a)
 	switch {
 	case pay.Livemode != p.Livemode:
 		return is(store.Suppressed, ReasonWrongMode)
-	case d.noContact(a):
-		return is(store.Suppressed, ReasonNoContact)
+	case barred == ReasonNoContact:
+		return is(store.Suppressed, barred)
 	case row.Presence == InPerson:
 		return is(store.Suppressed, ReasonInPerson)
 	case row.Presence == OnSession:
 		return is(store.Suppressed, ReasonOnSession)
-	case pay.Invoice != "" && !p.MailsInvoices:
-		return is(store.Suppressed, ReasonStripeBilling)
-	case pay.Account != "" && !p.Profiles[pay.Account]:
-		return is(store.Suppressed, ReasonNoProfile)
+	case barred != "":
+		return is(store.Suppressed, barred)
 	case row.ReceivedAt.Sub(row.OccurredAt) > p.MaxAge:
 		return is(store.Suppressed, ReasonTooOld)
 	case pay.Customer == "" && !(row.Presence == OffSession && bankDebits[row.MethodType]):

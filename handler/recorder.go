@@ -465,12 +465,12 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 		standing[n.ID] = n
 	}
 	decided := r.policy.Decide(d, now)
-	barred := ""
+	barred := "" // why what follows the first mail is not to go out
+	if len(d.Failed) > 0 && d.Payment.Livemode == r.policy.Livemode {
+		barred = r.policy.bars(d, d.Failed[len(d.Failed)-1])
+	}
 	for i := range decided {
 		n := &decided[i]
-		if n.Channel == store.ChannelEmail && n.Status == store.Suppressed && store.BarsReminders(n.Reason) {
-			barred = n.Reason
-		}
 		old, known := standing[n.ID]
 		delete(standing, n.ID)
 		if known && (over(old) || r.senderDecided(old, *n, p.Payment, d, now)) {

@@ -671,10 +671,11 @@ func TestAReminderIsNotSentWhereAFirstMailWouldNotBe(t *testing.T) {
 		second func(*Fact)
 		want   string
 	}{
-		"the bank says that the customer has died": {func(f *Fact) { f.FailureCode, f.OutcomeReason = "recipient_deceased", "" }, "suppressed no_contact"},
-		"Stripe mails for the invoice":             {func(f *Fact) { f.Invoice = "in_1" }, "suppressed billing_by_stripe"},
-		"it fails again":                           {func(*Fact) {}, "held "},
-		"it fails on the page":                     {func(f *Fact) { f.Session = OnSession }, "held "},
+		"the bank says that the customer has died":               {func(f *Fact) { f.FailureCode, f.OutcomeReason = "recipient_deceased", "" }, "suppressed no_contact"},
+		"Stripe mails for the invoice":                           {func(f *Fact) { f.Invoice = "in_1" }, "suppressed billing_by_stripe"},
+		"Stripe mails for the invoice, and it fails on the page": {func(f *Fact) { f.Invoice, f.Session = "in_1", OnSession }, "suppressed billing_by_stripe"},
+		"it fails again":       {func(*Fact) {}, "held "},
+		"it fails on the page": {func(f *Fact) { f.Session = OnSession }, "held "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
