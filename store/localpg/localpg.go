@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -102,11 +103,12 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 // DSN returns the connection string of a database on this server, as a URL. It
 // holds no secret: the socket's peer is checked by the kernel.
 func (s *Server) DSN(database string) string {
+	query := url.Values{"host": {s.socketDir}, "port": {port}}.Encode()
 	u := url.URL{
 		Scheme:   "postgres",
 		User:     url.User(Role),
 		Path:     "/" + database,
-		RawQuery: url.Values{"host": {s.socketDir}, "port": {port}}.Encode(),
+		RawQuery: strings.ReplaceAll(query, "+", "%20"), // Postgres' connection strings know no + for a space
 	}
 	return u.String()
 }

@@ -106,6 +106,13 @@ func TestStateIsKeptBetweenRuns(t *testing.T) {
 	require.NotEmpty(t, second.Found())
 }
 
+// On macOS the default directory has a space: Application Support.
+func TestADirectoryMayHaveASpaceInItsName(t *testing.T) {
+	t.Parallel()
+	srv := startIn(t, localpg.Config{DataDir: filepath.Join(openDir(t), "Application Support", "it's a+b%20ü")})
+	require.Equal(t, "1", query(t, srv.DSN(localpg.Database), "SELECT 1::text"))
+}
+
 func TestOneServer(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(openDir(t), "state")
