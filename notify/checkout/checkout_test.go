@@ -254,6 +254,24 @@ func TestAnAttemptThatAwaitsItsChargeIsToldGenericallyForFiveSeconds(t *testing.
 	})
 }
 
+// Else a page that is loaded again and again would never be told.
+func TestThoseSecondsCountFromTheAttemptForWhoeverComesLater(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world) {
+		w.store.confirm(payment, secret)
+		w.store.set(awaiting(failing("fl_1", "insufficient_funds")))
+		pass(3 * time.Second)
+		late := w.listen(secret)
+		defer late.close()
+		pass(time.Second)
+		require.Len(t, late.all(), 1)
+		require.Equal(t, "generic_decline", codeOf(t, late.all()[0]))
+		pass(time.Second)
+		require.Len(t, late.all(), 2)
+		require.Equal(t, "insufficient_funds", codeOf(t, late.all()[1]))
+	})
+}
+
 func TestTheChargesEventSharpensTheMessageAtOnce(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
