@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rebound/handler"
+	"rebound/notify/checkout"
 	"rebound/notify/link"
 	"rebound/store"
 	"rebound/store/job"
@@ -166,4 +167,26 @@ func TestALookUpWaitsForAsLongAsTheProviderSays(t *testing.T) {
 	require.Equal(t, river.JobSnooze(90*time.Second), work("90"))
 	var refused *webhook.APIError
 	require.ErrorAs(t, work(""), &refused, "River's own back-off decides")
+}
+
+func TestAnAttemptsAgeIsByTheClockThatDatedIt(t *testing.T) {
+	t.Parallel()
+	keys, err := seal.ParseKeys(newKey())
+	require.NoError(t, err)
+	behind := func() time.Time { return time.Now().Add(-time.Hour) }
+	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 4, Now: behind})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	require.NoError(t, s.SetClock(t.Context()))
+	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}
+	require.NoError(t, s.InIngest(t.Context(), func(in *store.Ingest) error {
+		return in.Save(t.Context(), store.Changes{
+			Payments: []store.Payment{{PaymentKey: k, Status: "failing", PaymentIntent: "pi_1", CreatedAt: s.Now(), UpdatedAt: s.Now()}},
+			Attempts: []store.Attempt{{PaymentKey: k, ID: "fl_1", Result: "failed", OccurredAt: s.Now(), ReceivedAt: s.Now(), AttemptsUsed: 1}},
+		})
+	}))
+	states, err := checkoutRows{s}.States(t.Context(), []checkout.Key{checkoutKey(k)})
+	require.NoError(t, err)
+	require.Len(t, states, 1)
+	require.InDelta(t, 0, states[0].Age.Seconds(), 30)
 }

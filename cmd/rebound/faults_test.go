@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -561,6 +562,12 @@ func TestAReplicaWhoseClockIsOffHoldsMailsByPostgresClock(t *testing.T) {
 	behind, err := time.ParseDuration(r.log.wait(t, "clock.set")["behind_postgres"].(string))
 	require.NoError(t, err)
 	require.InDelta(t, ahead.Seconds(), behind.Seconds(), 30)
+	said := func(message string) int {
+		r.log.mu.Lock()
+		defer r.log.mu.Unlock()
+		return slices.IndexFunc(r.log.lines, func(line map[string]any) bool { return line["msg"] == message })
+	}
+	require.Less(t, said("clock.set"), said("server.listening"), "nothing is dated before")
 	require.Equal(t, http.StatusOK, r.get(t, "/readyz", nil), "it is less than a clock may be off")
 	p, err := sample.Build("charge-only", sample.Params{Now: time.Now(), Email: "late@example.com"})
 	require.NoError(t, err)
