@@ -111,6 +111,7 @@ func TestARowKeepsItsVerdictInItsQuestion(t *testing.T) {
 	require.Equal(t, "visa", q.Network, "the brand stands in for the network")
 	require.Equal(t, decline.ByCustomer, q.By)
 	require.Equal(t, "fp_1", q.Card)
+	require.Equal(t, 2, declined("b", func(a *store.Attempt) { a.AttemptsUsed = 2 }).RetryQuestion().Number, "which of two in one second came later")
 }
 
 func TestACardUnderAttackIsReadInPart(t *testing.T) {
