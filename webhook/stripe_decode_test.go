@@ -434,6 +434,7 @@ func TestTextsAreMadeSafe(t *testing.T) {
 		"order 2026 1001 77":                      "order 2026 1001 77",
 		"4242\u00a04242\u202f4242\u20094242":      "****\u00a0****\u202f****\u20094242",
 		"4242\u20134242\u20114242\u22124242":      "****\u2013****\u2011****\u22124242",
+		"order 103 5555 5555 5555 4444":           "order *** **** **** **** 4444",
 	} {
 		got, _ = message(`"` + raw + `"`)
 		require.Equal(t, want, got, "what follows or precedes a card number does not hide it")

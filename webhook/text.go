@@ -165,28 +165,30 @@ const (
 // spaces and hyphens between digits allowed: people do paste them into descriptions. It says how many it replaced.
 func maskCardNumbers(s string) (string, int) {
 	var out []byte
-	masked := 0
+	masked, covered := 0, 0
 	for i := 0; i < len(s); {
 		if !digit(s[i]) {
 			i++
 			continue
 		}
 		group, end, count := cardAt(s, i)
-		if count == 0 {
-			i = group
-			continue
-		}
-		if out == nil {
-			out = []byte(s)
-		}
-		for seen := 0; i < end; i++ {
-			if digit(s[i]) {
-				if seen++; seen <= count-4 {
-					out[i] = '*'
+		if count > 0 {
+			if out == nil {
+				out = []byte(s)
+			}
+			for at, seen := i, 0; at < end; at++ {
+				if digit(s[at]) {
+					if seen++; seen <= count-4 {
+						out[at] = '*'
+					}
 				}
 			}
+			if i >= covered {
+				masked++
+			}
+			covered = max(covered, end)
 		}
-		masked++
+		i = group // a number may begin inside what only looks like one
 	}
 	if out == nil {
 		return s, 0
