@@ -403,6 +403,7 @@ func (s *Sender) paused() time.Duration {
 	defer s.mu.Unlock()
 	wait := s.pausedUntil.Sub(s.Store.Now())
 	if wait > refusalPause { // no pause is as long: the clock was set back
+		s.pausedUntil = time.Time{} // for it comes there again
 		return 0
 	}
 	return max(0, wait)

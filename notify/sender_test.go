@@ -496,6 +496,8 @@ func TestAPauseIsNoLongerThoughTheClockIsSetBack(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, again)
 	require.Equal(t, store.Sent, b.notification(t, ids[1]).Status)
+	b.clock.forward(22*time.Hour - time.Minute)
+	require.Zero(t, s.paused(), "it is over for good, also when the clock is there again")
 }
 
 func TestADeadProcessIsFoundThoughTheClockIsSetBack(t *testing.T) {
