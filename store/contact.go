@@ -184,8 +184,8 @@ func languageOf(row string) string {
 var languagesSQL = "SELECT k.n, " + languageOf("k") + ` AS locale FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[])
 	AS k(n, source, account, livemode, payment_id, customer)`
 
-// queueLanguages adds a statement to a batch that gives each of the failures whose own events name no language that of its
-// customer: what is told of it here is to read as the mail does.
+// queueLanguages adds a statement to a batch that gives each of the failures whose payment's events named no language when it was
+// derived that of its customer: what is told of it here is to read as the mail does.
 func queueLanguages(b *pgx.Batch, failures []Failure) {
 	type whose struct {
 		PaymentKey
