@@ -1187,8 +1187,9 @@ func TestTheLinkOfAMailThatMayHaveArrivedUnsubscribes(t *testing.T) {
 
 func TestAMailsJobThatFailedOftenComesAgainSoon(t *testing.T) {
 	t.Parallel()
-	next := (&deliverWorker{}).NextRetry(&river.Job[job.DeliverMail]{})
-	require.WithinDuration(t, time.Now(), next, 10*time.Minute, "the look for lost mails passes over it until then")
+	b := setup(t)
+	next := (&deliverWorker{sender: b.sender(t)}).NextRetry(&river.Job[job.DeliverMail]{})
+	require.WithinDuration(t, b.clock.now(), next, 10*time.Minute, "the look for lost mails passes over it until then")
 }
 
 func TestAPanicOfTheMailerIsNoAnswerAndItsMailIsTriedAgain(t *testing.T) {

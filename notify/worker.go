@@ -48,7 +48,7 @@ const deliverRetry = time.Minute
 
 // NextRetry is River's question.
 func (w *deliverWorker) NextRetry(*river.Job[job.DeliverMail]) time.Time {
-	return time.Now().Add(deliverRetry)
+	return w.sender.Store.Now().Add(deliverRetry)
 }
 
 // Timeout must exceed the longest wait for a server's answer: a job cut off in that wait would send twice.
@@ -74,7 +74,9 @@ type dueWorker struct {
 const dueRetry = 10 * time.Second
 
 // NextRetry is River's question.
-func (w *dueWorker) NextRetry(*river.Job[job.DeliverDue]) time.Time { return time.Now().Add(dueRetry) }
+func (w *dueWorker) NextRetry(*river.Job[job.DeliverDue]) time.Time {
+	return w.sender.Store.Now().Add(dueRetry)
+}
 
 func (w *dueWorker) Work(ctx context.Context, j *river.Job[job.DeliverDue]) error {
 	return w.sender.Store.QueueDue(ctx, j.Args)

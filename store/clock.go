@@ -31,6 +31,22 @@ func (s *Store) Now() time.Time {
 	return now.UTC().Truncate(time.Microsecond)
 }
 
+// JobClock is the job queue's clock. Its leader makes jobs ready by it that are dated by Now, and a process dates by it those
+// that it puts off.
+type JobClock struct{ store *Store }
+
+// JobClock is Now for the job queue.
+func (s *Store) JobClock() JobClock { return JobClock{s} }
+
+// Now is what the store's is, but for the machine's own measure of spans, which it keeps: the queue takes the difference of two.
+func (c JobClock) Now() time.Time {
+	now := c.store.now()
+	return now.Add(c.store.Now().Sub(now))
+}
+
+// NowOrNil leaves it to Postgres where a statement needs the time.
+func (c JobClock) NowOrNil() *time.Time { return nil }
+
 // SetClock asks Postgres for the time. A difference that may be the way there and back changes nothing.
 func (s *Store) SetClock(ctx context.Context) error {
 	asked := s.now()

@@ -252,7 +252,7 @@ func (s *Store) requeue(ctx context.Context, mails []string, since time.Time) (i
 }
 
 // dueJobsSQL is the jobs that are due, those of the newest mails first; laterJobsSQL is those that come within a while. When a
-// moment's job that failed comes again is up to the clock of who failed, so all its mails are not to wait for that.
+// moment's job that failed comes again is up to who failed, so all its mails are not to wait for that.
 var (
 	dueJobsSQL = `(SELECT args FROM river_job WHERE state = 'available' AND queue = $1 AND priority = $2 ORDER BY scheduled_at DESC)
 		UNION ALL (SELECT args FROM river_job WHERE state = 'scheduled' AND queue = $1 AND priority = $2 AND scheduled_at <= $3 ORDER BY scheduled_at DESC)

@@ -577,6 +577,26 @@ func TestAReplicaWhoseClockIsOffHoldsMailsByPostgresClock(t *testing.T) {
 	require.InDelta(t, (time.Hour + ahead).Seconds(), held, 30)
 }
 
+// Mails are jobs, which River's leader makes ready by its own clock and which are fetched by Postgres'.
+func TestAReplicaWhoseClockIsBehindSendsMailsWhenTheyAreDue(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.New(t)
+	db, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = db.Close(context.Background()) })
+	for _, function := range []string{"clock_timestamp", "now"} {
+		_, err = db.Exec(t.Context(), `CREATE FUNCTION public.`+function+`() RETURNS timestamptz LANGUAGE sql
+			RETURN pg_catalog.clock_timestamp() + interval '100 s'`)
+		require.NoError(t, err)
+	}
+	peer := smtptest.New(t, smtptest.Options{})
+	r := boot(t, serveEnv(dsn+"&search_path=public,pg_catalog", newKey(), peer, setting{"NOTIFY_HOLD", "1s"}, setting{"NOTIFY_HOLD_WEAK", "1s"}))
+	p, err := sample.Build("charge-only", sample.Params{Now: time.Now(), Email: "late@example.com"})
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, r.post(t, p.Events[0].Body))
+	require.Eventually(t, func() bool { return len(peer.Held()) == 1 }, 40*time.Second, 20*time.Millisecond)
+}
+
 func TestAHangingMailServerHoldsNoConnectionAndSlowsNoWebhook(t *testing.T) {
 	t.Parallel()
 	const workers = 8

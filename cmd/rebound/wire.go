@@ -157,6 +157,7 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 		ReindexerIndexNames: slices.DeleteFunc(river.ReindexerIndexNamesDefault(), func(index string) bool {
 			return index == "river_job_args_index" || index == "river_job_metadata_index" // a migration takes them away
 		}),
+		Test:   river.TestConfig{Time: s.store.JobClock()}, // River takes a clock for tests alone
 		Logger: slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
 	})
 	if err != nil {
