@@ -328,7 +328,7 @@ func TestASweepWaitsForNoCustomer(t *testing.T) {
 func TestCustomersWhoKeepTheirAddressAreWalkedInFewTransactions(t *testing.T) {
 	t.Parallel()
 	c := setupClocked(t)
-	c.exec(t, `INSERT INTO customers SELECT 'cus_' || lpad(i::text, 4, '0'), 'stripe', '', false, 1, 'evt', false, 'sealed', '' FROM generate_series(1, 2000) i`)
+	c.exec(t, `INSERT INTO customers SELECT 'cus_' || lpad(i::text, 4, '0'), 'stripe', '', false, 1, 'evt', false, 'sealed', '', 1 FROM generate_series(1, 2000) i`)
 	for i := range 60 {
 		c.toldLongAgo(t, fmt.Sprintf("cus_%04d_told", 30*i))
 	}

@@ -155,6 +155,7 @@ CREATE TABLE customers (
     deleted        boolean NOT NULL,
     contact        bytea, -- sealed
     locale         text    NOT NULL,
+    known_since    bigint  NOT NULL, -- the earliest moment that any record names; Unix seconds
     PRIMARY KEY (customer_id, source, account, livemode)
 );
 

@@ -14,9 +14,9 @@ func TestAStormOfUnknownMailboxesStopsAtTheFuseAndKnownCustomersStillGetTheirs(t
 	b := setup(t)
 	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 2 })
 	known := b.failing(t, "pi_known", "known@example.com")
-	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_known', 'stripe', '', false, $1, 'evt_c', false, NULL, '')`, start.Add(-2*time.Hour).Unix())
+	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_known', 'stripe', '', false, $1, 'evt_c', false, NULL, '', $1)`, start.Add(-2*time.Hour).Unix())
 	justMade := b.failing(t, "pi_new", "new@example.com")
-	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_new', 'stripe', '', false, $1, 'evt_d', false, NULL, '')`, start.Unix())
+	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_new', 'stripe', '', false, $1, 'evt_d', false, NULL, '', $1)`, start.Unix())
 	storm := []string{b.failing(t, "pi_1", "a@example.com"), b.failing(t, "pi_2", "b@example.com"), b.failing(t, "pi_3", "c@example.com")}
 	b.clock.forward(time.Minute)
 	for _, id := range append(storm, known, justMade) {
@@ -37,6 +37,35 @@ func TestAStormOfUnknownMailboxesStopsAtTheFuseAndKnownCustomersStillGetTheirs(t
 	_, err := s.Deliver(t.Context(), storm[2])
 	require.NoError(t, err)
 	require.Equal(t, store.Sent, b.notification(t, storm[2]).Status)
+}
+
+func TestACustomerOfYearsIsKnownThoughTheRecordIsNew(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 0 })
+	long := start.Add(-3 * 365 * 24 * time.Hour).Unix()
+	// A renewal that fails makes its customer delinquent, which is an update.
+	renewed := func(p, event string) store.Customer {
+		return store.Customer{CustomerID: "cus_" + p, Source: "stripe", RecordCreated: b.clock.now().Unix(), RecordEvent: event}
+	}
+	said := renewed("pi_said", "evt_1")
+	said.Created = long
+	early := renewed("pi_seen", "evt_2")
+	early.RecordCreated = long
+	for name, records := range map[string][]store.Customer{
+		"pi_said": {said}, "pi_seen": {early, renewed("pi_seen", "evt_3")}, "pi_late": {renewed("pi_late", "evt_3"), {CustomerID: "cus_pi_late",
+			Source: "stripe", RecordCreated: long, RecordEvent: "evt_2"}},
+	} {
+		id := b.failing(t, name, name+"@example.com")
+		for _, r := range records {
+			require.NoError(t, b.store.InIngest(t.Context(), func(in *store.Ingest) error {
+				return in.Save(t.Context(), store.Changes{Customers: []store.Customer{r}})
+			}))
+		}
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+		require.Equal(t, store.Sent, b.notification(t, id).Status, name)
+	}
 }
 
 func TestLimitsJudge(t *testing.T) {
@@ -218,7 +247,7 @@ func TestAStormDoesNotUseUpTheFirstMailsOfKnownCustomers(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.sender(t, func(c *Config) { c.Limits.PerDay = 2 })
-	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_known', 'stripe', '', false, 1, 'evt_1', false, NULL, '')`)
+	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_known', 'stripe', '', false, 1, 'evt_1', false, NULL, '', 1)`)
 	storm := []string{b.failing(t, "pi_1", "a@example.com"), b.failing(t, "pi_2", "b@example.com"), b.failing(t, "pi_3", "c@example.com")}
 	known := b.failing(t, "pi_known", "known@example.com")
 	b.clock.forward(time.Minute)
@@ -235,7 +264,7 @@ func TestRemindersDoNotUseUpTheFirstMailsOfKnownCustomers(t *testing.T) {
 	s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour}; c.Limits.PerDay = 2 })
 	payments := []string{"pi_1", "pi_2", "pi_3"}
 	for _, p := range payments {
-		b.exec(t, `INSERT INTO customers VALUES ($1, 'stripe', '', false, 1, 'evt_1', false, NULL, '')`, "cus_"+p)
+		b.exec(t, `INSERT INTO customers VALUES ($1, 'stripe', '', false, 1, 'evt_1', false, NULL, '', 1)`, "cus_"+p)
 	}
 	for _, p := range payments[:2] {
 		id := b.failing(t, p, p+"@example.com")

@@ -279,7 +279,7 @@ func TestWithoutAnAddressAMailIsHeldUntilOneAppears(t *testing.T) {
 	n := b.notification(t, id)
 	require.Equal(t, store.Held, n.Status)
 	require.Equal(t, store.ReasonNoAddress, n.Reason)
-	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_1', 'stripe', '', false, 1, 'evt_1', true, '\x00', '')`)
+	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_1', 'stripe', '', false, 1, 'evt_1', true, '\x00', '', 1)`)
 	require.NoError(t, s.Wake(t.Context()))
 	require.Zero(t, b.count(t, `SELECT count(*) FROM river_job`), "a deleted customer's address is none")
 	b.exec(t, `DELETE FROM customers`)

@@ -56,7 +56,7 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
 				EXISTS (SELECT 1 FROM notifications o WHERE o.mailbox = $8 AND o.sent_at <= $10)
 					OR EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5)
-					OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5 AND c.record_created <= $11)
+					OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5 AND c.known_since <= $11)
 					OR EXISTS (SELECT 1 FROM payments o WHERE o.customer = $9 AND o.customer <> '' AND o.source = $3 AND o.account = $4 AND o.livemode = $5
 						AND o.succeeded_created > 0 AND o.succeeded_created <= $11),
 				coalesce((SELECT reason FROM suppressions WHERE mailbox = $8), '')

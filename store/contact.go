@@ -62,13 +62,20 @@ func (s *Store) queueCustomer(b *pgx.Batch, c Customer) {
 	if err != nil || c.Deleted {
 		sealed = nil
 	}
-	b.Queue(`INSERT INTO customers AS c (customer_id, source, account, livemode, record_created, record_event, deleted, contact, locale)
-		SELECT $1::text, $2::text, $3::text, $4::boolean, $5::bigint, $6::text, $7::boolean, $8::bytea, $9::text
+	since := c.RecordCreated
+	if c.Created > 0 {
+		since = min(since, c.Created)
+	}
+	b.Queue(`INSERT INTO customers AS c (customer_id, source, account, livemode, record_created, record_event, deleted, contact, locale, known_since)
+		SELECT $1::text, $2::text, $3::text, $4::boolean, $5::bigint, $6::text, $7::boolean, $8::bytea, $9::text, $11::bigint
 		WHERE NOT EXISTS (SELECT FROM tombstones WHERE hash = $10)
 		ON CONFLICT (customer_id, source, account, livemode) DO UPDATE SET record_created = EXCLUDED.record_created,
 			record_event = EXCLUDED.record_event, deleted = EXCLUDED.deleted, contact = EXCLUDED.contact, locale = EXCLUDED.locale
 		WHERE (EXCLUDED.record_created, EXCLUDED.record_event) > (c.record_created, c.record_event)`,
-		c.CustomerID, c.Source, c.Account, c.Livemode, c.RecordCreated, c.RecordEvent, c.Deleted, sealed, c.Locale, s.customerTombstone(c.CustomerID))
+		c.CustomerID, c.Source, c.Account, c.Livemode, c.RecordCreated, c.RecordEvent, c.Deleted, sealed, c.Locale, s.customerTombstone(c.CustomerID), since)
+	// Whichever record wins: a customer of years does not become a stranger by an update.
+	b.Queue(`UPDATE customers SET known_since = $5 WHERE customer_id = $1 AND source = $2 AND account = $3 AND livemode = $4 AND known_since > $5`,
+		c.CustomerID, c.Source, c.Account, c.Livemode, since)
 }
 
 func (s *Store) queueQuarantine(b *pgx.Batch, q Quarantined) {

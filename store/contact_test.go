@@ -25,7 +25,7 @@ func TestWhatIsPutOfAnErasedCustomerIsNotKept(t *testing.T) {
 func TestTheLanguageThatWasPutGoesBeforeTheRecords(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
-	_, err := s.Pool().Exec(t.Context(), `INSERT INTO customers VALUES ('cus_1', 'stripe', '', false, 1, 'evt_1', false, NULL, 'de')`)
+	_, err := s.Pool().Exec(t.Context(), `INSERT INTO customers VALUES ('cus_1', 'stripe', '', false, 1, 'evt_1', false, NULL, 'de', 1)`)
 	require.NoError(t, err)
 	for _, put := range []string{"", "fr"} {
 		require.NoError(t, s.PutContact(t.Context(), store.CustomerKey{CustomerID: "cus_1", Source: "stripe"}, "buyer@example.com", put, ""))

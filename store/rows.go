@@ -275,6 +275,7 @@ type Customer struct {
 	Source        string
 	Account       string
 	Livemode      bool
+	Created       int64  // of the customer itself; 0 unknown
 	RecordCreated int64  // of the event, or the time of the read; Unix seconds
 	RecordEvent   string // event id, or "api"
 	Deleted       bool

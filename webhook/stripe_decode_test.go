@@ -71,7 +71,7 @@ const expiredSession = `{"id":"evt_cs","type":"checkout.session.expired","create
  "client_secret":"cs_SENTINEL","customer_details":{"email":"visitor@example.com","name":"SENTINEL"}}}}`
 
 const updatedCustomer = `{"id":"evt_cus","type":"customer.updated","created":1772366400,"livemode":true,"data":{"object":{
- "id":"cus_1","object":"customer","email":"buyer@example.com","name":"SENTINEL","phone":"SENTINEL","preferred_locales":["pl","en"],
+ "id":"cus_1","object":"customer","created":1600000000,"email":"buyer@example.com","name":"SENTINEL","phone":"SENTINEL","preferred_locales":["pl","en"],
  "shipping":{"name":"SENTINEL"},"metadata":{"note":"SENTINEL"}},"previous_attributes":{"email":"SENTINEL"}}}`
 
 // There may be no texts in the language that a customer likes best.
@@ -145,7 +145,7 @@ func TestACheckoutSessionKnowsAddressAndLanguage(t *testing.T) {
 func TestACustomerEventGivesARecord(t *testing.T) {
 	t.Parallel()
 	d, _ := decode(t, []byte(updatedCustomer))
-	want := &handler.Customer{CustomerID: "cus_1", Source: "stripe", Livemode: true, RecordCreated: 1772366400,
+	want := &handler.Customer{CustomerID: "cus_1", Source: "stripe", Livemode: true, Created: 1600000000, RecordCreated: 1772366400,
 		RecordEvent: "evt_cus", Email: "buyer@example.com", Locale: "pl,en"}
 	require.Equal(t, want, d.Customer)
 	require.Empty(t, d.Facts)

@@ -263,7 +263,7 @@ func sessionLocale(s string) string {
 func customerRecord(e *stripeEvent) handler.Delivery {
 	return handler.Delivery{Customer: &handler.Customer{
 		CustomerID: e.object.id, Source: sourceStripe, Account: e.account, Livemode: e.livemode,
-		RecordCreated: e.created, RecordEvent: e.id,
+		Created: e.object.created, RecordCreated: e.created, RecordEvent: e.id,
 		Deleted: e.eventType == "customer.deleted" || e.object.deleted,
 		Email:   e.object.email, Locale: e.object.preferredLocales,
 	}}

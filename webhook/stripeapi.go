@@ -221,7 +221,7 @@ func (l *lookUp) customer(ctx context.Context) error {
 	}
 	l.found.Customer = &handler.Customer{
 		CustomerID: o.id, Source: sourceStripe, Account: l.ask.Account, Livemode: l.ask.Livemode,
-		RecordCreated: l.asked.Unix(), RecordEvent: "api",
+		Created: o.created, RecordCreated: l.asked.Unix(), RecordEvent: "api",
 		Deleted: o.deleted, Email: o.email, Locale: o.preferredLocales,
 	}
 	// A deleted customer is not to be written to, whatever the session says.

@@ -81,7 +81,7 @@ func askFor(customer, invoice, intent string) job.LookUpContact {
 }
 
 const (
-	apiCustomer = `{"id":"cus_1","object":"customer","email":"buyer@example.com","name":"SENTINEL","preferred_locales":["fr-CA","en"],"livemode":true}`
+	apiCustomer = `{"id":"cus_1","object":"customer","created":1600000000,"email":"buyer@example.com","name":"SENTINEL","preferred_locales":["fr-CA","en"],"livemode":true}`
 	apiInvoice  = `{"id":"in_1","object":"invoice","status":"open","billing_reason":"subscription_cycle","customer":"cus_1","customer_email":"billing@example.com","amount_due":900,"currency":"usd","payment_intent":"pi_later","livemode":true}`
 	apiSession  = `{"object":"list","data":[{"id":"cs_1","object":"checkout.session","status":"complete","locale":"nl","payment_intent":"pi_1","customer_details":{"email":"visitor@example.com","name":"SENTINEL"},"livemode":true}]}`
 	apiIntent   = `{"id":"pi_1","object":"payment_intent","status":"requires_payment_method","invoice":"in_1","customer":"cus_1","client_secret":"SENTINEL","livemode":true}`
@@ -94,7 +94,7 @@ func TestACustomerIsLookedUpInItsAccount(t *testing.T) {
 	d, err := a.LookUp(t.Context(), askFor("cus_1", "", ""))
 	require.NoError(t, err)
 	require.Equal(t, &handler.Customer{CustomerID: "cus_1", Source: "stripe", Account: "acct_shop", Livemode: true,
-		RecordCreated: testNow.Unix(), RecordEvent: "api", Email: "buyer@example.com", Locale: "fr-CA,en"}, d.Customer)
+		Created: 1600000000, RecordCreated: testNow.Unix(), RecordEvent: "api", Email: "buyer@example.com", Locale: "fr-CA,en"}, d.Customer)
 	require.Empty(t, d.Facts)
 	require.Equal(t, []string{"/v1/customers/cus_1"}, a.asked())
 	require.Equal(t, "acct_shop", a.seen[0].Get("Stripe-Account"))
