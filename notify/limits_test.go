@@ -130,47 +130,6 @@ func TestThoseWhoHaveBecomeKnownAreLookedAtThoughTheFuseLetsNobodyThrough(t *tes
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
 }
 
-func TestThoseWhoHaveBecomeKnownDoNotWaitBehindAStorm(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 1 })
-	var ids []string
-	for _, p := range []string{"pi_1", "pi_2", "pi_3", "pi_4"} {
-		ids = append(ids, b.failing(t, p, p+"@example.com"))
-		b.clock.forward(time.Minute)
-	}
-	for _, id := range ids {
-		deliver(t, s, id)
-	}
-	require.Equal(t, 1, b.post.count())
-	b.exec(t, `INSERT INTO customers (customer_id, source, account, livemode, record_created, record_event, deleted, locale)
-		VALUES ('cus_pi_4', 'stripe', '', false, $1, 'evt_1', false, '')`, b.clock.now().Unix())
-	b.clock.forward(61 * time.Minute)
-	b.exec(t, `UPDATE notifications SET sent_at = $2 WHERE id = $1`, ids[0], b.clock.now()) // the storm goes on
-	require.NoError(t, s.Wake(t.Context()))
-	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, ids[3]))
-	deliver(t, s, ids[3])
-	require.Equal(t, store.Sent, b.notification(t, ids[3]).Status)
-}
-
-func TestKnownCustomersFirstMailsDoNotWaitBehindRemindersForTheDaysLimit(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	s := b.sender(t)
-	other := b.failing(t, "pi_1", "other@example.com")
-	b.exec(t, `UPDATE notifications SET template = 'reminder_1'`)
-	b.copies(t, other, wakeAtOnce)
-	b.clock.forward(time.Second)
-	id := b.failing(t, "pi_2", "buyer@example.com")
-	b.exec(t, `UPDATE notifications SET reason = 'daily_limit'`)
-	b.exec(t, `INSERT INTO contacts (customer_id, source, account, livemode, locale, time_zone, updated_at)
-		SELECT customer, source, account, livemode, '', '', now() FROM notifications WHERE id IN ($1, $2)`, other, id)
-	b.clock.forward(time.Minute)
-	require.NoError(t, s.Wake(t.Context()))
-	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
-	require.Equal(t, wakeAtOnce, b.count(t, `SELECT count(*) FROM river_job`))
-}
-
 // whileUnderWay has the first mail's server deliver another mail before it answers.
 func (b *bench) whileUnderWay(t *testing.T, s *Sender, other string) {
 	t.Helper()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
@@ -243,18 +242,8 @@ const (
 	ReasonDailyLimit        = "daily_limit" // too many mails in a day
 )
 
-// ownShare tells of a mail n over a limit of the whole service whether that limit may be none for it, as Budget has it: its
-// customer has become known before the hour that began at $5. Whoever is behind thousands of others would not be looked at in time.
-const ownShare = `(n.reason = '` + ReasonMailStorm + `' OR n.reason = '` + ReasonDailyLimit + `' AND n.template = 'first') AND n.customer <> '' AND (
-	EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account AND c.livemode = n.livemode)
-	OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account
-		AND c.livemode = n.livemode AND c.record_created <= $5)
-	OR EXISTS (SELECT 1 FROM payments o WHERE o.customer = n.customer AND o.customer <> '' AND o.source = n.source AND o.account = n.account
-		AND o.livemode = n.livemode AND o.succeeded_created > 0 AND o.succeeded_created <= $5))`
-
-// WakeHeld inserts jobs for mails that are due, unclaimed and held for a reason that may be gone, limit at most, oldest first
-// but for those with a share of their own: for no_address only those for whose customer or payment an address has come to be
-// known. It returns how many.
+// WakeHeld inserts jobs for mails that are due, unclaimed and held for a reason that may be gone, oldest first and limit
+// at most: for no_address only those for whose customer or payment an address has come to be known. It returns how many.
 func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, error) {
 	rows, err := s.pool.Query(ctx, `SELECT n.id FROM notifications n
 		WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at <= $1 AND n.reason = $2
@@ -265,7 +254,7 @@ func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, er
 				AND c.livemode = n.livemode AND c.contact IS NOT NULL)
 			OR EXISTS (SELECT 1 FROM facts f WHERE f.payment_id = n.payment_id AND f.source = n.source AND f.account = n.account
 				AND f.livemode = n.livemode AND f.contact IS NOT NULL))
-		ORDER BY (`+ownShare+`) DESC, n.due_at LIMIT $4`, s.Now(), reason, ReasonNoAddress, limit, s.Now().Add(-time.Hour).Unix())
+		ORDER BY n.due_at LIMIT $4`, s.Now(), reason, ReasonNoAddress, limit)
 	if err != nil {
 		return 0, fmt.Errorf("looking for held mails: %w", err)
 	}
