@@ -7,7 +7,7 @@ import "rebound/store"
 type Limits struct {
 	PerPayment24h, PerPayment   int // first mail and reminders of one payment
 	PerMailbox24h, PerMailbox7d int // by normalised mailbox, and by customer
-	// NewMailboxesPerHour is the fuse against card testers: mailboxes that nobody knew an hour ago, whole service.
+	// NewMailboxesPerHour is the fuse against card testers: mailboxes that nobody knew an hour before, whole service.
 	NewMailboxesPerHour int
 	// PerDay bounds the whole service. Unknown mailboxes and reminders yield first: known customers' first mails are
 	// counted on their own, so that a storm cannot use up their share.

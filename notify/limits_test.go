@@ -68,6 +68,57 @@ func TestACustomerOfYearsIsKnownThoughTheRecordIsNew(t *testing.T) {
 	}
 }
 
+func TestAStormsOwnCustomersDoNotBecomeKnownByWaiting(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 2 })
+	var storm []string
+	for _, p := range []string{"pi_1", "pi_2", "pi_3", "pi_4", "pi_5", "pi_6"} {
+		storm = append(storm, b.failing(t, p, p+"@example.com"))
+		b.exec(t, `INSERT INTO customers VALUES ($1, 'stripe', '', false, $2, 'evt_1', false, NULL, '', $2)`, "cus_"+p, start.Unix())
+	}
+	b.clock.forward(time.Minute)
+	for hour := range 3 {
+		for _, id := range storm {
+			deliver(t, s, id)
+		}
+		require.Equal(t, 2*(hour+1), b.post.count(), "two an hour, and no more")
+		b.clock.forward(time.Hour)
+	}
+}
+
+func TestKnownCustomersHeldForTheDayAreLookedAtBeforeWhatYields(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	full := b.sender(t, func(c *Config) { c.Limits.PerDay = 0 })
+	stranger := b.failing(t, "pi_1", "a@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, full, stranger)
+	b.copies(t, stranger, wakeAtOnce)
+	b.exec(t, `INSERT INTO customers VALUES ('cus_pi_known', 'stripe', '', false, 1, 'evt_1', false, NULL, '', 1)`)
+	known := b.failing(t, "pi_known", "known@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, full, known)
+	require.Equal(t, store.ReasonDailyLimit, b.notification(t, known).Reason)
+	require.NoError(t, b.sender(t).Wake(t.Context()))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, known))
+}
+
+func TestWhoHasBecomeKnownIsLookedAtBeforeTheStorm(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 1 })
+	for _, p := range []string{"pi_1", "pi_2", "pi_3"} {
+		id := b.failing(t, p, p+"@example.com")
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+	}
+	require.NoError(t, b.store.PutContact(t.Context(), store.CustomerKey{CustomerID: "cus_pi_3", Source: "stripe"}, "pi_3@example.com", "", ""))
+	require.NoError(t, s.Wake(t.Context()))
+	third := b.store.NotificationID(store.PaymentKey{PaymentID: "pi_3", Source: "stripe"}, store.ChannelEmail, "first", "")
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, third))
+}
+
 func TestLimitsJudge(t *testing.T) {
 	t.Parallel()
 	limits := Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000}

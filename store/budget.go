@@ -18,9 +18,18 @@ type Use struct {
 	MailboxDay, MailboxWeek int  // mails to the mailbox, or to the customer where those are more
 	NewMailboxesHour        int  // mails to mailboxes that were unknown before their hour, whole service
 	AllDay, KnownDay        int  // mails, and those of them to known mailboxes, whole service
-	Known                   bool // this mailbox or its customer was known before the hour
+	Known                   bool // this mailbox was known an hour ago, or its customer an hour before the mail was decided on
 	Suppressed              string
 }
+
+// knownCustomer tells of a row n of notifications whether its customer was known before the hour in which the mail was decided on. By
+// the hour before now all customers of a storm would become known while their mails are held.
+const knownCustomer = `(
+	EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account AND c.livemode = n.livemode)
+	OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account AND c.livemode = n.livemode
+		AND c.known_since <= floor(extract(epoch FROM n.created_at))::bigint - 3600)
+	OR EXISTS (SELECT 1 FROM payments o WHERE o.customer = n.customer AND o.customer <> '' AND o.source = n.source AND o.account = n.account
+		AND o.livemode = n.livemode AND o.succeeded_created > 0 AND o.succeeded_created <= floor(extract(epoch FROM n.created_at))::bigint - 3600))`
 
 // Budget counts, under one lock over all replicas, what the limits of a claimed mail rest on, asks allow, and books the
 // mail before the lock is given up when allow says so.
@@ -55,13 +64,10 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR sent_at > $10)),
 				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
 				EXISTS (SELECT 1 FROM notifications o WHERE o.mailbox = $8 AND o.sent_at <= $10)
-					OR EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5)
-					OR EXISTS (SELECT 1 FROM customers c WHERE c.customer_id = $9 AND c.source = $3 AND c.account = $4 AND c.livemode = $5 AND c.known_since <= $11)
-					OR EXISTS (SELECT 1 FROM payments o WHERE o.customer = $9 AND o.customer <> '' AND o.source = $3 AND o.account = $4 AND o.livemode = $5
-						AND o.succeeded_created > 0 AND o.succeeded_created <= $11),
+					OR EXISTS (SELECT 1 FROM notifications n WHERE n.id = $1 AND `+knownCustomer+`),
 				coalesce((SELECT reason FROM suppressions WHERE mailbox = $8), '')
 			FROM mails`,
-			n.ID, n.PaymentID, n.Source, n.Account, n.Livemode, day, week, n.Mailbox, n.Customer, hour, hour.Unix()).Scan(
+			n.ID, n.PaymentID, n.Source, n.Account, n.Livemode, day, week, n.Mailbox, n.Customer, hour).Scan(
 			&u.PaymentDay, &u.PaymentEver, &u.MailboxDay, &u.MailboxWeek, &u.NewMailboxesHour, &u.AllDay, &u.KnownDay, &u.Known, &u.Suppressed)
 		if err != nil {
 			return err

@@ -242,8 +242,9 @@ const (
 	ReasonDailyLimit        = "daily_limit" // too many mails in a day
 )
 
-// WakeHeld inserts jobs for mails that are due, unclaimed and held for a reason that may be gone, oldest first and limit
-// at most: for no_address only those for whose customer or payment an address has come to be known. It returns how many.
+// WakeHeld inserts jobs for mails that are due, unclaimed and held for a reason that may be gone, the first mails of known customers
+// before those that yield to them, then oldest first, and limit at most: for no_address only those for whose customer or payment an
+// address has come to be known. It returns how many.
 func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, error) {
 	rows, err := s.pool.Query(ctx, `SELECT n.id FROM notifications n
 		WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at <= $1 AND n.reason = $2
@@ -254,7 +255,7 @@ func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, er
 				AND c.livemode = n.livemode AND c.contact IS NOT NULL)
 			OR EXISTS (SELECT 1 FROM facts f WHERE f.payment_id = n.payment_id AND f.source = n.source AND f.account = n.account
 				AND f.livemode = n.livemode AND f.contact IS NOT NULL))
-		ORDER BY n.due_at LIMIT $4`, s.Now(), reason, ReasonNoAddress, limit)
+		ORDER BY (n.reason IN ('mail_storm', 'daily_limit') AND n.template = 'first' AND `+knownCustomer+`) DESC, n.due_at LIMIT $4`, s.Now(), reason, ReasonNoAddress, limit)
 	if err != nil {
 		return 0, fmt.Errorf("looking for held mails: %w", err)
 	}
