@@ -24,7 +24,7 @@ func (l Limits) judge(u store.Use, first bool) (status, reason string) {
 		return store.Suppressed, "payment_limit"
 	case over(u.MailboxDay, l.PerMailbox24h), over(u.MailboxWeek, l.PerMailbox7d):
 		return store.Suppressed, "mailbox_limit"
-	case !u.Known && over(u.NewMailboxesHour, l.NewMailboxesPerHour):
+	case !u.Known && over(u.NewMailboxesHour+u.StormBefore, l.NewMailboxesPerHour): // who has waited longer takes the place that comes free
 		return store.Held, store.ReasonMailStorm
 	case u.Known && first && over(u.KnownDay, l.PerDay), !(u.Known && first) && over(u.AllDay, l.PerDay):
 		return store.Held, store.ReasonDailyLimit

@@ -119,6 +119,26 @@ func TestWhoHasBecomeKnownIsLookedAtBeforeTheStorm(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, third))
 }
 
+func TestWhoCameFirstGetsThePlaceThatComesFreeInAStorm(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 1 })
+	at := func(p string) string {
+		id := b.failing(t, p, p+"@example.com")
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+		return id
+	}
+	at("pi_1")
+	honest := at("pi_2")
+	b.clock.forward(time.Hour)
+	late := at("pi_3")
+	require.Equal(t, store.ReasonMailStorm, b.notification(t, late).Reason, "the storm goes on")
+	require.NoError(t, s.Wake(t.Context()))
+	deliver(t, s, honest)
+	require.Equal(t, store.Sent, b.notification(t, honest).Status)
+}
+
 func TestLimitsJudge(t *testing.T) {
 	t.Parallel()
 	limits := Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000}
@@ -136,6 +156,7 @@ func TestLimitsJudge(t *testing.T) {
 		"four to the mailbox this week":             {use: store.Use{MailboxWeek: 4}, limits: limits, status: store.Suppressed, reason: "mailbox_limit"},
 		"unsubscribed":                              {use: store.Use{Suppressed: "unsubscribed"}, limits: limits, status: store.Suppressed, reason: "unsubscribed"},
 		"fifty unknown mailboxes this hour":         {use: store.Use{NewMailboxesHour: 50}, limits: limits, status: store.Held, reason: store.ReasonMailStorm},
+		"those who wait have the places":            {use: store.Use{NewMailboxesHour: 20, StormBefore: 30}, limits: limits, status: store.Held, reason: store.ReasonMailStorm},
 		"the same for a known customer":             {use: store.Use{NewMailboxesHour: 50, Known: true}, limits: limits},
 		"the day is full for unknown mailboxes":     {use: store.Use{AllDay: 4000}, limits: limits, status: store.Held, reason: store.ReasonDailyLimit},
 		"the day is full for reminders":             {use: store.Use{AllDay: 4000, Known: true}, reminder: true, limits: limits, status: store.Held, reason: store.ReasonDailyLimit},

@@ -17,6 +17,7 @@ type Use struct {
 	PaymentDay, PaymentEver int  // mails of this payment
 	MailboxDay, MailboxWeek int  // mails to the mailbox, or to the customer where those are more
 	NewMailboxesHour        int  // mails to mailboxes that were unknown before their hour, whole service
+	StormBefore             int  // mails due before this one that the storm holds; no more than a thousand are counted
 	AllDay, KnownDay        int  // mails, and those of them to known mailboxes, whole service
 	Known                   bool // this mailbox was known an hour ago, or its customer an hour before the mail was decided on
 	Suppressed              string
@@ -62,13 +63,15 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 						AND w.source = $3 AND w.account = $4 AND w.livemode = $5)
 						+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
 				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR sent_at > $10)),
+				(SELECT count(*) FROM (SELECT FROM notifications h WHERE h.status = 'held' AND h.channel = 'email' AND h.owner = 0
+					AND h.reason = 'mail_storm' AND h.due_at < $11 LIMIT 1000) h),
 				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
 				EXISTS (SELECT 1 FROM notifications o WHERE o.mailbox = $8 AND o.sent_at <= $10)
 					OR EXISTS (SELECT 1 FROM notifications n WHERE n.id = $1 AND `+knownCustomer+`),
 				coalesce((SELECT reason FROM suppressions WHERE mailbox = $8), '')
 			FROM mails`,
-			n.ID, n.PaymentID, n.Source, n.Account, n.Livemode, day, week, n.Mailbox, n.Customer, hour).Scan(
-			&u.PaymentDay, &u.PaymentEver, &u.MailboxDay, &u.MailboxWeek, &u.NewMailboxesHour, &u.AllDay, &u.KnownDay, &u.Known, &u.Suppressed)
+			n.ID, n.PaymentID, n.Source, n.Account, n.Livemode, day, week, n.Mailbox, n.Customer, hour, n.DueAt).Scan(
+			&u.PaymentDay, &u.PaymentEver, &u.MailboxDay, &u.MailboxWeek, &u.NewMailboxesHour, &u.StormBefore, &u.AllDay, &u.KnownDay, &u.Known, &u.Suppressed)
 		if err != nil {
 			return err
 		}
