@@ -139,6 +139,28 @@ func TestWhoCameFirstGetsThePlaceThatComesFreeInAStorm(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, honest).Status)
 }
 
+func TestMailsThatMayHaveArrivedCountAgainstTheFuse(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 2 })
+	var storm []string
+	for _, p := range []string{"pi_1", "pi_2", "pi_3"} {
+		storm = append(storm, b.failing(t, p, p+"@example.com"))
+	}
+	b.clock.forward(time.Minute)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Undecided} }
+	for _, id := range storm {
+		deliver(t, s, id)
+	}
+	require.Equal(t, store.ReasonMailStorm, b.notification(t, storm[2]).Reason)
+	b.clock.forward(time.Minute)
+	b.post.answer = nil
+	for _, id := range storm[:2] {
+		deliver(t, s, id)
+		require.Equal(t, store.Sent, b.notification(t, id).Status, "their own places are theirs")
+	}
+}
+
 func TestLimitsJudge(t *testing.T) {
 	t.Parallel()
 	limits := Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000}

@@ -42,13 +42,17 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 		now := s.Now()
 		hour, day, week := now.Add(-time.Hour), now.Add(-24*time.Hour), now.Add(-7*24*time.Hour)
 		var u Use
-		// A mail that another process has booked and not yet settled counts as sent now.
+		// A mail that another process has booked and not yet settled counts as sent now, one of which no server has said whether it
+		// has it as sent when that was last written down: it may have arrived.
 		err := tx.QueryRow(ctx, `WITH underway AS (
 				SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
 			), mails AS (
 				SELECT n.* FROM notifications n WHERE n.channel = 'email' AND n.sent_at > $6
 				UNION ALL
 				SELECT * FROM underway
+				UNION ALL
+				SELECT n.* FROM notifications n WHERE n.mailbox IS NOT NULL AND n.sent_at IS NULL AND n.owner = 0 AND n.status IN ('held', 'unknown')
+					AND n.updated_at > $6 AND n.id <> $1
 			)
 			SELECT
 				count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
@@ -62,7 +66,7 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 					(SELECT count(*) FROM notifications w WHERE w.customer = $9 AND $9 <> '' AND w.channel = 'email' AND w.sent_at > $7
 						AND w.source = $3 AND w.account = $4 AND w.livemode = $5)
 						+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
-				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR sent_at > $10)),
+				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR coalesce(sent_at, updated_at) > $10)),
 				(SELECT count(*) FROM (SELECT FROM notifications h WHERE h.status = 'held' AND h.channel = 'email' AND h.owner = 0
 					AND h.reason = 'mail_storm' AND h.due_at < $11 LIMIT 1000) h),
 				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
