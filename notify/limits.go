@@ -1,6 +1,10 @@
 package notify
 
-import "rebound/store"
+import (
+	"time"
+
+	"rebound/store"
+)
 
 // Limits bound the mails that go out; 0 allows none, -1 is no limit. Basis: judgement, Stripe's four retries, and the
 // bulk-sender marks of the large mailbox providers.
@@ -30,6 +34,17 @@ func (l Limits) judge(u store.Use, first bool) (status, reason string) {
 		return store.Held, store.ReasonDailyLimit
 	}
 	return "", ""
+}
+
+// lateness is what a mail may have been late by: the queue's time, a server's "not now".
+const lateness = time.Hour
+
+// soon tells when a mail is within its payment's day, which it only misses because the one before was late: reminders a day apart
+// are to go out, each.
+func (l Limits) soon(u store.Use, now time.Time) (time.Time, bool) {
+	wait := u.PaymentDayOver.Sub(now)
+	return u.PaymentDayOver, u.Suppressed == "" && over(u.PaymentDay, l.PerPayment24h) && l.PerPayment24h != 0 && !over(u.PaymentEver, l.PerPayment) &&
+		wait > 0 && wait <= lateness
 }
 
 func over(count, limit int) bool { return limit >= 0 && count >= limit }

@@ -161,6 +161,34 @@ func TestMailsThatMayHaveArrivedCountAgainstTheFuse(t *testing.T) {
 	}
 }
 
+func TestDailyRemindersAllGoOutThoughOneIsLate(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{24 * time.Hour, 48 * time.Hour, 49 * time.Hour} })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, s, id)
+	reminder := func(name string) string {
+		return b.store.NotificationID(store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}, store.ChannelEmail, name, "")
+	}
+	b.clock.forward(24*time.Hour + 7*time.Second) // the queue's own time
+	deliver(t, s, reminder("reminder_1"))
+	require.Equal(t, 2, b.post.count())
+
+	b.clock.forward(24*time.Hour - 4*time.Second)
+	deliver(t, s, reminder("reminder_2"))
+	n := b.notification(t, reminder("reminder_2"))
+	require.Equal(t, store.Held, n.Status, "the payment's day is over in four seconds")
+	require.Equal(t, b.clock.now().Add(4*time.Second), n.NextTryAt.UTC())
+	b.clock.forward(4 * time.Second)
+	deliver(t, s, reminder("reminder_2"))
+	require.Equal(t, 3, b.post.count())
+
+	b.clock.forward(time.Hour)
+	deliver(t, s, reminder("reminder_3"))
+	require.Equal(t, "payment_limit", b.notification(t, reminder("reminder_3")).Reason, "that is no lateness")
+}
+
 func TestLimitsJudge(t *testing.T) {
 	t.Parallel()
 	limits := Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000}

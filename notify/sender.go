@@ -271,11 +271,19 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	}
 	n.Mailbox = s.Store.HashMailbox(mailbox)
 	var status, reason string
+	var used store.Use
 	err = s.Store.Budget(ctx, owner.Number, &n, func(u store.Use) bool {
+		used = u
 		status, reason = s.Limits.judge(u, n.Template == templateFirst)
 		return status == ""
 	})
 	if err != nil {
+		return x, outcome, err
+	}
+	if free, ok := s.Limits.soon(used, now); ok && status != "" {
+		unbook(&n)
+		x, outcome, err = end(store.Held, "")
+		x.Notification.NextTryAt = &free
 		return x, outcome, err
 	}
 	if status != "" {

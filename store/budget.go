@@ -14,12 +14,13 @@ const budgetLock = 0x62756467
 // Use is what has been sent, or is being sent, that a mail's limits count. A day is 24 hours, a week seven days, an hour
 // sixty minutes, all before now.
 type Use struct {
-	PaymentDay, PaymentEver int  // mails of this payment
-	MailboxDay, MailboxWeek int  // mails to the mailbox, or to the customer where those are more
-	NewMailboxesHour        int  // mails to mailboxes that were unknown before their hour, whole service
-	StormBefore             int  // mails due before this one that the storm holds; no more than a thousand are counted
-	AllDay, KnownDay        int  // mails, and those of them to known mailboxes, whole service
-	Known                   bool // this mailbox was known an hour ago, or its customer an hour before the mail was decided on
+	PaymentDay, PaymentEver int       // mails of this payment
+	PaymentDayOver          time.Time // when the newest of PaymentDay that is sent counts no more; zero where none is
+	MailboxDay, MailboxWeek int       // mails to the mailbox, or to the customer where those are more
+	NewMailboxesHour        int       // mails to mailboxes that were unknown before their hour, whole service
+	StormBefore             int       // mails due before this one that the storm holds; no more than a thousand are counted
+	AllDay, KnownDay        int       // mails, and those of them to known mailboxes, whole service
+	Known                   bool      // this mailbox was known an hour ago, or its customer an hour before the mail was decided on
 	Suppressed              string
 }
 
@@ -42,6 +43,7 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 		now := s.Now()
 		hour, day, week := now.Add(-time.Hour), now.Add(-24*time.Hour), now.Add(-7*24*time.Hour)
 		var u Use
+		var newest *time.Time
 		// A mail that another process has booked and not yet settled counts as sent now, one of which no server has said whether it
 		// has it as sent when that was last written down: it may have arrived.
 		err := tx.QueryRow(ctx, `WITH underway AS (
@@ -56,6 +58,7 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 			)
 			SELECT
 				count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
+				max(sent_at) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
 				(SELECT count(*) FROM notifications p WHERE p.payment_id = $2 AND p.source = $3 AND p.account = $4 AND p.livemode = $5
 					AND p.channel = 'email' AND p.sent_at IS NOT NULL)
 					+ (SELECT count(*) FROM underway u WHERE u.payment_id = $2 AND u.source = $3 AND u.account = $4 AND u.livemode = $5),
@@ -75,9 +78,12 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 				coalesce((SELECT reason FROM suppressions WHERE mailbox = $8), '')
 			FROM mails`,
 			n.ID, n.PaymentID, n.Source, n.Account, n.Livemode, day, week, n.Mailbox, n.Customer, hour, n.DueAt).Scan(
-			&u.PaymentDay, &u.PaymentEver, &u.MailboxDay, &u.MailboxWeek, &u.NewMailboxesHour, &u.StormBefore, &u.AllDay, &u.KnownDay, &u.Known, &u.Suppressed)
+			&u.PaymentDay, &newest, &u.PaymentEver, &u.MailboxDay, &u.MailboxWeek, &u.NewMailboxesHour, &u.StormBefore, &u.AllDay, &u.KnownDay, &u.Known, &u.Suppressed)
 		if err != nil {
 			return err
+		}
+		if newest != nil {
+			u.PaymentDayOver = newest.Add(24 * time.Hour)
 		}
 		n.NewMailbox = !u.Known
 		if !allow(u) {
