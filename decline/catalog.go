@@ -276,6 +276,9 @@ func parseRow(t Table, line []string, raw map[Table][][]string) (*row, error) {
 			return nil, fmt.Errorf("reading the most retries: %w", err)
 		}
 	}
+	if strictness(r.retry) > strictness(RetryLater) {
+		r.max = 0 // of the row that it is like, whose verdict is looser
+	}
 	switch line[colDisclose] {
 	case "":
 	case "yes":

@@ -38,6 +38,9 @@ func TestEveryEntryIsWhole(t *testing.T) {
 		require.NotEmpty(t, e.Edition, e.Code)
 		require.NotContains(t, e.Meaning+e.Why+e.Verdict.MerchantNextStep, "  ", e.Code)
 		require.NotContains(t, e.Verdict.MerchantNextStep, "..", e.Code)
+		if v := e.Verdict.Retry.Verdict; v == decline.RetryNever || v == decline.AfterCustomerAction {
+			require.Zero(t, e.MaxRetries, "%s %s: no retry is not one at most", e.Network, e.Code)
+		}
 		if e.Table == decline.StripeDeclineCodes || e.Table == decline.FrameDeclineCodes || e.Table == decline.StripeErrorCodes {
 			require.Equal(t, e.Code, e.Verdict.Code)
 			require.True(t, e.Informs)
