@@ -142,7 +142,7 @@ CREATE INDEX notifications_held ON notifications (due_at) WHERE status = 'held';
 CREATE INDEX notifications_owner ON notifications (owner) WHERE owner <> 0;
 CREATE INDEX notifications_inbox ON notifications (key_second(customer, created_at) DESC) WHERE channel = 'inbox' AND customer <> '';
 CREATE INDEX notifications_mailbox ON notifications (mailbox, sent_at) WHERE mailbox IS NOT NULL;
-CREATE INDEX notifications_undecided ON notifications (due_at) WHERE mailbox IS NOT NULL AND sent_at IS NULL AND owner = 0 AND status IN ('held', 'unknown');
+CREATE INDEX notifications_undecided ON notifications (due_at) WHERE mailbox IS NOT NULL AND sent_at IS NULL AND owner = 0 AND status IN ('held', 'unknown', 'failed');
 CREATE INDEX notifications_sent ON notifications (sent_at) WHERE sent_at IS NOT NULL AND channel = 'email';
 
 -- What the provider's customer events or API say of a customer: the highest (record_created, record_event) wins.

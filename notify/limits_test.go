@@ -189,6 +189,26 @@ func TestDailyRemindersAllGoOutThoughOneIsLate(t *testing.T) {
 	require.Equal(t, "payment_limit", b.notification(t, reminder("reminder_3")).Reason, "that is no lateness")
 }
 
+func TestAStormToInventedMailboxesStopsAtTheFuseToo(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 2 })
+	var storm []string
+	for _, p := range []string{"pi_1", "pi_2", "pi_3"} {
+		storm = append(storm, b.failing(t, p, p+"@example.com"))
+	}
+	b.clock.forward(time.Minute)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: RejectedAddress, Code: 550} }
+	for _, id := range storm {
+		deliver(t, s, id)
+	}
+	require.Equal(t, 2, b.post.count())
+	require.Equal(t, store.ReasonMailStorm, b.notification(t, storm[2]).Reason)
+	b.clock.forward(time.Hour)
+	deliver(t, s, storm[2])
+	require.Equal(t, 3, b.post.count())
+}
+
 func TestLimitsJudge(t *testing.T) {
 	t.Parallel()
 	limits := Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000}

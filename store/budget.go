@@ -17,7 +17,7 @@ type Use struct {
 	PaymentDay, PaymentEver int       // mails of this payment
 	PaymentDayOver          time.Time // when the newest of PaymentDay that is sent counts no more; zero where none is
 	MailboxDay, MailboxWeek int       // mails to the mailbox, or to the customer where those are more
-	NewMailboxesHour        int       // mails to mailboxes that were unknown before their hour, whole service
+	NewMailboxesHour        int       // mails to mailboxes that were unknown before their hour, refused ones too, whole service
 	StormBefore             int       // mails due before this one that the storm holds; no more than a thousand are counted
 	AllDay, KnownDay        int       // mails, and those of them to known mailboxes, whole service
 	Known                   bool      // this mailbox was known an hour ago, or its customer an hour before the mail was decided on
@@ -53,8 +53,8 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 				UNION ALL
 				SELECT * FROM underway
 				UNION ALL
-				SELECT n.* FROM notifications n WHERE n.mailbox IS NOT NULL AND n.sent_at IS NULL AND n.owner = 0 AND n.status IN ('held', 'unknown')
-					AND n.updated_at > $6 AND n.id <> $1
+				SELECT n.* FROM notifications n WHERE n.mailbox IS NOT NULL AND n.sent_at IS NULL AND n.owner = 0
+					AND n.status IN ('held', 'unknown') AND n.updated_at > $6 AND n.id <> $1
 			)
 			SELECT
 				count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
@@ -69,7 +69,9 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 					(SELECT count(*) FROM notifications w WHERE w.customer = $9 AND $9 <> '' AND w.channel = 'email' AND w.sent_at > $7
 						AND w.source = $3 AND w.account = $4 AND w.livemode = $5)
 						+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
-				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR coalesce(sent_at, updated_at) > $10)),
+				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR coalesce(sent_at, updated_at) > $10))
+					+ (SELECT count(*) FROM notifications f WHERE f.mailbox IS NOT NULL AND f.sent_at IS NULL AND f.owner = 0
+						AND f.status = 'failed' AND f.new_mailbox AND f.updated_at > $10),
 				(SELECT count(*) FROM (SELECT FROM notifications h WHERE h.status = 'held' AND h.channel = 'email' AND h.owner = 0
 					AND h.reason = 'mail_storm' AND h.due_at < $11 LIMIT 1000) h),
 				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
