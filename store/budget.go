@@ -45,7 +45,8 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 		var u Use
 		var newest *time.Time
 		// A mail that another process has booked and not yet settled counts as sent now, one of which no server has said whether it
-		// has it as sent when that was last written down: it may have arrived.
+		// has it as sent when that was last written down: it may have arrived. By when they were due, since refused ones stay for as long
+		// as failures do: to look at all of a year's for each mail would take longer than to send it.
 		err := tx.QueryRow(ctx, `WITH underway AS (
 				SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
 			), mails AS (
@@ -54,7 +55,7 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 				SELECT * FROM underway
 				UNION ALL
 				SELECT n.* FROM notifications n WHERE n.mailbox IS NOT NULL AND n.sent_at IS NULL AND n.owner = 0
-					AND n.status IN ('held', 'unknown') AND n.updated_at > $6 AND n.id <> $1
+					AND n.status IN ('held', 'unknown') AND n.due_at > $7 AND n.updated_at > $6 AND n.id <> $1
 			)
 			SELECT
 				count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
@@ -71,7 +72,7 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 						+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
 				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR coalesce(sent_at, updated_at) > $10))
 					+ (SELECT count(*) FROM notifications f WHERE f.mailbox IS NOT NULL AND f.sent_at IS NULL AND f.owner = 0
-						AND f.status = 'failed' AND f.new_mailbox AND f.updated_at > $10),
+						AND f.status = 'failed' AND f.new_mailbox AND f.due_at > $7 AND f.updated_at > $10),
 				(SELECT count(*) FROM (SELECT FROM notifications h WHERE h.status = 'held' AND h.channel = 'email' AND h.owner = 0
 					AND h.reason = 'mail_storm' AND h.due_at < $11 LIMIT 1000) h),
 				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
