@@ -84,12 +84,8 @@ func TestWhatTheCustomerReadsIsInTheLanguageThatTheirMailHas(t *testing.T) {
 	require.Equal(t, all("it"), languages())
 	put("de")
 	require.Equal(t, all("de"), languages())
-	intent := fact(key("pi_1"), "evt_s", "payment_intent.requires_action", "pi_1", start)
-	intent.Locale = "fr"
-	b.save(store.Changes{Facts: []store.Fact{intent}})
-	require.Equal(t, all("fr"), languages(), "what the payment itself says goes first")
 	require.Equal(t, all("ja"), languages("locale", "ja"), "the reader's wish goes before all")
-	require.Equal(t, "es", b.get("/v1/failures/fl_2").json(t)["customer_message"].(map[string]any)["locale"])
+	require.Equal(t, "es", b.get("/v1/failures/fl_2").json(t)["customer_message"].(map[string]any)["locale"], "what the payment itself says goes before the customer's")
 	require.Equal(t, "es", b.call(http.MethodPost, "/v1/inbox/nt_2/read", "").json(t)["message"].(map[string]any)["locale"])
 }
 

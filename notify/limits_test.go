@@ -139,15 +139,21 @@ func TestWhoCameFirstGetsThePlaceThatComesFreeInAStorm(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, honest).Status)
 }
 
+// storm is three mails to mailboxes that nobody knows, all due.
+func (b *bench) storm(t *testing.T) (ids []string) {
+	t.Helper()
+	for _, p := range []string{"pi_1", "pi_2", "pi_3"} {
+		ids = append(ids, b.failing(t, p, p+"@example.com"))
+	}
+	b.clock.forward(time.Minute)
+	return ids
+}
+
 func TestMailsThatMayHaveArrivedCountAgainstTheFuse(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 2 })
-	var storm []string
-	for _, p := range []string{"pi_1", "pi_2", "pi_3"} {
-		storm = append(storm, b.failing(t, p, p+"@example.com"))
-	}
-	b.clock.forward(time.Minute)
+	storm := b.storm(t)
 	b.post.answer = func(Letter) Outcome { return Outcome{Result: Undecided} }
 	for _, id := range storm {
 		deliver(t, s, id)
@@ -193,11 +199,7 @@ func TestAStormToInventedMailboxesStopsAtTheFuseToo(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 2 })
-	var storm []string
-	for _, p := range []string{"pi_1", "pi_2", "pi_3"} {
-		storm = append(storm, b.failing(t, p, p+"@example.com"))
-	}
-	b.clock.forward(time.Minute)
+	storm := b.storm(t)
 	b.post.answer = func(Letter) Outcome { return Outcome{Result: RejectedAddress, Code: 550} }
 	for _, id := range storm {
 		deliver(t, s, id)

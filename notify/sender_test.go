@@ -500,18 +500,31 @@ func TestAPauseIsNoLongerThoughTheClockIsSetBack(t *testing.T) {
 	require.Zero(t, s.paused(), "it is over for good, also when the clock is there again")
 }
 
+// claims has a process of its own claim a mail.
+func (b *bench) claims(t *testing.T, id string) (*store.Owner, *store.Claimed) {
+	t.Helper()
+	owner, err := b.store.NewOwner(t.Context())
+	require.NoError(t, err)
+	claimed, _, err := b.store.Claim(t.Context(), owner.Number, id)
+	require.NoError(t, err)
+	require.NotNil(t, claimed)
+	return owner, claimed
+}
+
+// ends ends it, and waits until its lock is free.
+func (b *bench) ends(t *testing.T, owner *store.Owner) {
+	t.Helper()
+	owner.Close(t.Context())
+	require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
+}
+
 func TestADeadProcessIsFoundThoughTheClockIsSetBack(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	id := b.failing(t, "pi_1", "buyer@example.com")
 	b.clock.forward(time.Minute)
-	dying, err := b.store.NewOwner(t.Context())
-	require.NoError(t, err)
-	claimed, _, err := b.store.Claim(t.Context(), dying.Number, id)
-	require.NoError(t, err)
-	require.NotNil(t, claimed)
-	dying.Close(t.Context())
-	require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
+	dying, _ := b.claims(t, id)
+	b.ends(t, dying)
 	w := newWatch(b.sender(t))
 	w.look(t.Context())
 	b.clock.forward(-time.Hour)
@@ -602,11 +615,7 @@ func TestTheClaimsOfADeadProcessAreTakenOver(t *testing.T) {
 			b := setup(t)
 			id := b.failing(t, "pi_1", "buyer@example.com")
 			b.clock.forward(time.Minute)
-			dying, err := b.store.NewOwner(t.Context())
-			require.NoError(t, err)
-			claimed, _, err := b.store.Claim(t.Context(), dying.Number, id)
-			require.NoError(t, err)
-			require.NotNil(t, claimed)
+			dying, claimed := b.claims(t, id)
 
 			s := b.sender(t, func(c *Config) { c.AtMost = atMost })
 			w := newWatch(s)
@@ -616,8 +625,7 @@ func TestTheClaimsOfADeadProcessAreTakenOver(t *testing.T) {
 			}
 			require.Equal(t, dying.Number, b.notification(t, id).Owner)
 
-			dying.Close(t.Context())
-			require.Eventually(t, func() bool { idle, err := b.store.IdleOwners(t.Context()); return err == nil && len(idle) == 1 }, 10*time.Second, 10*time.Millisecond)
+			b.ends(t, dying)
 			w.look(t.Context())
 			b.clock.forward(deadAfter - time.Second)
 			w.look(t.Context())

@@ -175,15 +175,13 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 	return r, nil
 }
 
-// languageOf is the language wish of the customer of a row that has a payment's key and a customer: the one of Recipient.
+// languageOf is the language wish of the customer of a row that has a payment's key and a customer: the one of Recipient, but for
+// the merchant's own word, which every attempt of the payment bears.
 func languageOf(row string) string {
 	ofCustomer := " WHERE c.customer_id = @.customer AND c.source = @.source AND c.account = @.account AND c.livemode = @.livemode"
-	ofFacts := func(member string) string {
-		return "(SELECT f.detail::json->>'" + member + "' FROM facts f WHERE " + sameKey("f", "@") + " AND f.detail::json->>'" + member + "' <> ''" +
-			" ORDER BY f.created DESC, f.event_id DESC, f.api_version DESC LIMIT 1)"
-	}
-	return strings.ReplaceAll("coalesce("+ofFacts("lo")+", (SELECT nullif(c.locale, '') FROM contacts c"+ofCustomer+
-		"), (SELECT nullif(c.locale, '') FROM customers c"+ofCustomer+"), "+ofFacts("slo")+", '')", "@", row)
+	return strings.ReplaceAll(`coalesce((SELECT nullif(c.locale, '') FROM contacts c`+ofCustomer+`), (SELECT nullif(c.locale, '') FROM customers c`+ofCustomer+`),
+		(SELECT f.detail::json->>'slo' FROM facts f WHERE `+sameKey("f", "@")+` AND f.detail::json->>'slo' <> ''
+			ORDER BY f.created DESC, f.event_id DESC, f.api_version DESC LIMIT 1), '')`, "@", row)
 }
 
 // languagesSQL looks once for each payment, however many of its attempts are asked about.
