@@ -168,9 +168,9 @@ func (o *stripeObject) invoiceOf(f *handler.Fact) {
 	}
 }
 
-// invoiceID is what an invoice's id may look like: Stripe's hold a digit. A merchant's own "in_store" on every payment would
-// make them all one invoice's.
-var invoiceID = regexp.MustCompile(`^in_[A-Za-z0-9]*[0-9][A-Za-z0-9]*$`)
+// invoiceID is what an invoice's id may look like: not a word. A merchant's own "in_store" on every payment would make them
+// all one invoice's.
+var invoiceID = regexp.MustCompile(`^in_[A-Za-z0-9]*[A-Z0-9][A-Za-z0-9]*$`)
 
 func (o *stripeObject) outcomeOf(f *handler.Fact) {
 	f.OutcomeType, f.OutcomeReason, f.NetworkStatus, f.RiskLevel = o.outcomeType, o.outcomeReason, o.networkStatus, o.riskLevel
