@@ -39,6 +39,14 @@ func TestTheSourcesAreReadRightByHand(t *testing.T) {
 			decline.Facts{Source: decline.Stripe, FailureCode: "card_declined", OutcomeType: "issuer_declined", OutcomeReason: "transaction_not_allowed"},
 			want{decline.IssuerDeclined, "transaction_not_allowed", decline.CardState, decline.Hard, true, decline.ContactIssuer, "", decline.RetryNever, "stripe:hard_decline_code", "outcome_reason:stripe"},
 		},
+		"a real card under test keys fails for that, and again each time": {
+			decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: "test_mode_live_card"},
+			want{decline.IssuerDeclined, "test_mode_live_card", decline.TestMode, decline.Hard, true, decline.UseAnotherMethod, "", decline.RetryNever, "", "decline_code:stripe"},
+		},
+		"a test card under live keys as well": {
+			decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: "live_mode_test_card"},
+			want{decline.IssuerDeclined, "live_mode_test_card", decline.TestMode, decline.Hard, true, decline.UseAnotherMethod, "", decline.RetryNever, "", "decline_code:stripe"},
+		},
 		"a Radar block is fraud and silent": {
 			decline.Facts{Source: decline.Stripe, FailureCode: "card_declined", OutcomeType: "blocked", OutcomeReason: "highest_risk_level", StripeReport: "fraudulent", RiskLevel: "highest", DeclineCode: "fraudulent"},
 			want{decline.Blocked, "highest_risk_level", decline.FraudRisk, decline.Hard, false, decline.UseAnotherMethod, "", decline.RetryNever, "stripe:hard_decline_code", "outcome_reason:stripe"},
