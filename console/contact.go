@@ -31,8 +31,12 @@ func (s *server) readContact(w http.ResponseWriter, r *http.Request) (contact, e
 		return c, &problem{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type", Detail: "Send the body as it is, without a Content-Encoding."}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, contactLimit))
-	if err != nil {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
 		return c, err
+	case err != nil: // its sender broke off, was too slow, or speaks no HTTP
+		return c, badBody("", "The body could not be read to its end.")
 	}
 	// Strict about names: encoding/json would take EMAIL for email, and the last of two.
 	if err := json.Unmarshal(body, &c, json.RejectUnknownMembers(true)); err != nil {

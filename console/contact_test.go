@@ -1,7 +1,10 @@
 package console
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -147,6 +150,35 @@ func TestABadContactIsRefusedByItsMember(t *testing.T) {
 	require.Equal(t, http.StatusRequestEntityTooLarge, a.status)
 	a = b.call(http.MethodPut, "/v1/customers/cus_1/contact", `email=a@b.example`, func(r *http.Request) { r.Header.Set("Content-Type", "application/x-www-form-urlencoded") })
 	require.Equal(t, http.StatusUnsupportedMediaType, a.status)
+	require.Empty(t, b.logs.All())
+}
+
+// A caller that breaks off or speaks no HTTP is at fault itself: Postgres is not, and there is nothing to look for in the log.
+func TestABodyThatCannotBeReadIsItsSendersFault(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for name, rest := range map[string]string{
+		"breaks off":              "Content-Length: 100\r\n\r\n{\"email\":\"a@b.example\"",
+		"breaks off in a chunk":   "Transfer-Encoding: chunked\r\n\r\n50\r\n{\"email\":\"a@b.example\"",
+		"a chunk without a size":  "Transfer-Encoding: chunked\r\n\r\nzz\r\n{\"email\":\"a@b.example\"}\r\n0\r\n\r\n",
+		"a chunk of another size": "Transfer-Encoding: chunked\r\n\r\n2\r\n{\"email\":\"a@b.example\"}\r\n0\r\n\r\n",
+	} {
+		conn, err := net.Dial("tcp", b.server.Listener.Addr().String())
+		require.NoError(t, err)
+		_, err = io.WriteString(conn, "PUT /v1/customers/cus_1/contact HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+b.token+"\r\n"+rest)
+		require.NoError(t, err)
+		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err, name)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		a := answer{response.StatusCode, response.Header, string(body)}
+		described(t, http.MethodPut, "/v1/customers/cus_1/contact", a)
+		require.Equal(t, http.StatusBadRequest, a.status, name)
+		require.Equal(t, "body_invalid", a.json(t)["code"], name)
+		require.NotContains(t, a.body, "b.example", name)
+		require.NoError(t, conn.Close())
+	}
 	require.Empty(t, b.logs.All())
 }
 

@@ -61,12 +61,13 @@ func TestClientsThatTrickleAreCutOffAndHinderNobody(t *testing.T) {
 	const each = 100
 	r := boot(t, serveEnv(storetest.New(t), newKey(), nil))
 	var clients sync.WaitGroup
-	answers := make(chan int, 3*each)
+	answers := make(chan int, 4*each)
 	for range each {
 		for _, c := range []struct{ url, begin string }{
 			{r.public, "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nX: "},
 			{r.public, "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"},
 			{r.admin, "GET /v1/failures HTTP/1.1\r\nHost: x\r\nX: "},
+			{r.admin, "PUT /v1/customers/cus_1/contact HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + e2eToken + "\r\nContent-Length: 1000\r\n\r\n{"},
 		} {
 			conn := dialPlain(t, c.url)
 			_, err := io.WriteString(conn, c.begin)
