@@ -101,8 +101,7 @@ func (h *Health) Readyz(w http.ResponseWriter, r *http.Request) {
 func (h *Health) check(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := h.now()
-	if age := now.Sub(h.checked); !h.checked.IsZero() && age >= 0 && age < readyCached {
+	if age := h.now().Sub(h.checked); !h.checked.IsZero() && age >= 0 && age < readyCached {
 		return h.failure
 	}
 	// The answer is for everyone, so a caller that goes away must not spoil it.
@@ -116,7 +115,7 @@ func (h *Health) check(ctx context.Context) error {
 			h.log.Info("readiness.regained")
 		}
 	}
-	h.checked, h.failure = now, err
+	h.checked, h.failure = h.now(), err // not when it was asked: a silent Postgres takes as long as an answer holds
 	return err
 }
 

@@ -59,6 +59,24 @@ func TestReadinessIsAskedOnceInTwoSecondsAndTurns(t *testing.T) {
 	})
 }
 
+// Whoever came while Postgres was silent would else be asked for anew, two seconds each and one after another.
+func TestWhoWaitedForASilentDatabaseGetsTheAnswerThatTheyWaitedFor(t *testing.T) {
+	t.Parallel()
+	now, asked := start, 0
+	h := NewHealth(func(context.Context) error {
+		asked++
+		now = now.Add(readyTimeout)
+		return context.DeadlineExceeded
+	}, func() time.Time { return now }, nil)
+	for range 50 {
+		require.Equal(t, http.StatusServiceUnavailable, ready(h).Code)
+	}
+	require.Equal(t, 1, asked)
+	now = now.Add(readyCached)
+	ready(h)
+	require.Equal(t, 2, asked)
+}
+
 func TestACallerThatGoesAwayDoesNotSpoilTheAnswer(t *testing.T) {
 	t.Parallel()
 	h := NewHealth(func(ctx context.Context) error { return ctx.Err() }, nil, nil)
