@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -79,11 +80,30 @@ type Handler struct {
 // maxToken bounds what is looked up at all; ours are 22 characters of base64url.
 const maxToken = 128
 
+// answerTime bounds what a request asks of the store: a visitor who waits longer has gone, and the server writes no answer
+// after 20 s.
+const answerTime = 10 * time.Second
+
 // Register adds the routes. HEAD is answered like GET, since mail scanners use it.
 func (h *Handler) Register(e *echo.Echo) {
-	e.Match([]string{http.MethodGet, http.MethodHead}, "/pay/:token", h.pay)
-	e.Match([]string{http.MethodGet, http.MethodHead}, "/unsubscribe/:token", h.askUnsubscribe)
-	e.POST("/unsubscribe/:token", h.unsubscribe)
+	e.Match([]string{http.MethodGet, http.MethodHead}, "/pay/:token", h.pay, bound)
+	e.Match([]string{http.MethodGet, http.MethodHead}, "/unsubscribe/:token", h.askUnsubscribe, bound)
+	e.POST("/unsubscribe/:token", h.unsubscribe, bound)
+}
+
+// bound ends what is asked of the store with answerTime, or when the visitor leaves who only wanted to see. Who has pressed
+// the button and leaves has still asked to hear no more.
+func bound(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		ctx := c.Request().Context()
+		if c.Request().Method == http.MethodPost {
+			ctx = context.WithoutCancel(ctx)
+		}
+		ctx, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
+		c.SetRequest(c.Request().WithContext(ctx))
+		return next(c)
+	}
 }
 
 func (h *Handler) pay(c echo.Context) error {
@@ -149,7 +169,7 @@ func (h *Handler) fail(c echo.Context, err error) error {
 	if errors.Is(err, ErrUnknown) {
 		return render(c, http.StatusGone, nobody, func(p decline.Phrases) string { return p.PageExpired }, nil)
 	}
-	if h.Report != nil {
+	if h.Report != nil && !errors.Is(err, context.Canceled) { // a visitor who has left
 		h.Report(err)
 	}
 	c.Response().Header().Set("Retry-After", "30")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/require"
@@ -23,13 +24,20 @@ type tokens struct {
 	mu           sync.Mutex
 	target       Target
 	err          error
+	silent       bool // nothing is answered until nobody waits
 	unsubscribed []string
 	asked        []string
 }
 
-func (s *tokens) find(token string) (Target, error) {
+func (s *tokens) find(ctx context.Context, token string) (Target, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.silent {
+		<-ctx.Done()
+	}
+	if ctx.Err() != nil {
+		return Target{}, ctx.Err()
+	}
 	s.asked = append(s.asked, token)
 	if s.err != nil {
 		return Target{}, s.err
@@ -40,33 +48,41 @@ func (s *tokens) find(token string) (Target, error) {
 	return s.target, nil
 }
 
-func (s *tokens) ResolvePayment(_ context.Context, token string) (Target, error) {
-	return s.find(token)
+func (s *tokens) ResolvePayment(ctx context.Context, token string) (Target, error) {
+	return s.find(ctx, token)
 }
 
-func (s *tokens) ResolveUnsubscribe(_ context.Context, token string) (Target, error) {
-	return s.find(token)
+func (s *tokens) ResolveUnsubscribe(ctx context.Context, token string) (Target, error) {
+	return s.find(ctx, token)
 }
 
-func (s *tokens) Unsubscribe(_ context.Context, token string) error {
+func (s *tokens) Unsubscribe(ctx context.Context, token string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	s.unsubscribed = append(s.unsubscribed, token)
 	return nil
 }
 
 type site struct {
 	*tokens
+	routes  *echo.Echo
 	url     string
 	reports []string
 }
 
+func routed(target Target) *site {
+	s := &site{tokens: &tokens{target: target}, routes: echo.New()}
+	(&Handler{Tokens: s.tokens, Report: func(err error) { s.reports = append(s.reports, err.Error()) }}).Register(s.routes)
+	return s
+}
+
 func setup(t *testing.T, target Target) *site {
 	t.Helper()
-	s := &site{tokens: &tokens{target: target}}
-	e := echo.New()
-	(&Handler{Tokens: s.tokens, Report: func(err error) { s.reports = append(s.reports, err.Error()) }}).Register(e)
-	server := httptest.NewServer(e)
+	s := routed(target)
+	server := httptest.NewServer(s.routes)
 	t.Cleanup(server.Close)
 	s.url = server.URL
 	return s
@@ -195,6 +211,40 @@ func TestOnlyAPostUnsubscribes(t *testing.T) {
 		require.NotContains(t, body, "<form")
 	}
 	require.Equal(t, []string{goodToken, goodToken, goodToken}, s.unsubscribed)
+}
+
+// answer gives a request straight to the routes.
+func (s *site) answer(r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	s.routes.ServeHTTP(w, r)
+	return w
+}
+
+func TestWhoClosesThePageAtOnceIsUnsubscribedAllTheSame(t *testing.T) {
+	t.Parallel()
+	s := routed(sample(Open))
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	s.answer(httptest.NewRequestWithContext(gone, http.MethodPost, "/unsubscribe/"+goodToken, nil))
+	require.Equal(t, []string{goodToken}, s.unsubscribed)
+	for _, path := range []string{"/pay/", "/unsubscribe/"} {
+		s.answer(httptest.NewRequestWithContext(gone, http.MethodGet, path+goodToken, nil))
+	}
+	require.Empty(t, s.reports, "a visitor who leaves is no fault")
+}
+
+func TestNobodyWaitsForASilentStoreForEver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := routed(sample(Open))
+		s.silent = true
+		for _, request := range [][2]string{{http.MethodGet, "/pay/"}, {http.MethodGet, "/unsubscribe/"}, {http.MethodPost, "/unsubscribe/"}} {
+			w := s.answer(httptest.NewRequest(request[0], request[1]+goodToken, nil))
+			require.Equal(t, http.StatusServiceUnavailable, w.Code)
+			require.NotEmpty(t, w.Header().Get("Retry-After"))
+		}
+		require.Len(t, s.reports, 3)
+	})
 }
 
 func TestAStoreInTroubleAsksForAnotherTryAndSaysNothing(t *testing.T) {
