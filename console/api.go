@@ -8,7 +8,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"rebound/decline"
 	"rebound/store"
 )
 
@@ -66,7 +65,7 @@ func (s *server) failures(ctx context.Context, filter store.FailureFilter) (page
 		return nil, false, err
 	}
 	for i := range page {
-		s.decide(&page[i].Attempt, uses[i], now)
+		s.decide(&page[i].Attempt, uses(i), now)
 	}
 	return page, more, nil
 }
@@ -100,39 +99,41 @@ func (s *server) getFailure(c echo.Context) error {
 	return c.JSON(http.StatusOK, s.failureOf(one[0], locale))
 }
 
-// payment reads a payment, and what its attempts leave to try, by attempt.
-func (s *server) payment(c echo.Context, p *params) (h store.PaymentHistory, decisions []decline.Decision, err error) {
+func (s *server) payment(c echo.Context, p *params) (store.PaymentHistory, error) {
 	w, source := s.within(c, p), p.oneOf("source", sources)
 	if err := p.done(); err != nil {
-		return h, nil, err
+		return store.PaymentHistory{}, err
 	}
 	id, err := pathID(c, "payment_id")
 	if err != nil {
-		return h, nil, err
+		return store.PaymentHistory{}, err
 	}
-	if h, err = s.Store.FindPayment(c.Request().Context(), id, source, w); err != nil {
-		return h, nil, err
-	}
-	decisions, err = s.advise(c.Request().Context(), h.Attempts)
-	return h, decisions, err
+	return s.Store.FindPayment(c.Request().Context(), id, source, w)
 }
 
 func (s *server) getPayment(c echo.Context) error {
 	p := query(c, "source", "account", "livemode", "locale")
 	locale := p.text("locale")
-	h, _, err := s.payment(c, p)
+	h, err := s.payment(c, p)
 	if err != nil {
+		return err
+	}
+	if _, err := s.advise(c.Request().Context(), h.Attempts); err != nil {
 		return err
 	}
 	return c.JSON(http.StatusOK, s.paymentOf(h, locale))
 }
 
 func (s *server) getRetryDecision(c echo.Context) error {
-	h, decisions, err := s.payment(c, query(c, "source", "account", "livemode"))
+	h, err := s.payment(c, query(c, "source", "account", "livemode"))
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, retryDecisionOf(h, decisions))
+	decision, err := s.retryDecision(c.Request().Context(), h)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, decision)
 }
 
 func (s *server) listInbox(c echo.Context) error {

@@ -25,7 +25,7 @@ func (s *server) advise(ctx context.Context, rows []store.Failure) ([]decline.De
 	}
 	decisions := make([]decline.Decision, len(rows))
 	for n, i := range at {
-		decisions[i] = s.decide(&rows[i].Attempt, uses[n], now)
+		decisions[i] = s.decide(&rows[i].Attempt, uses(n), now)
 	}
 	return decisions, nil
 }

@@ -3,6 +3,7 @@ package console
 import (
 	"fmt"
 	"net/http"
+	"runtime"
 	"testing"
 	"time"
 
@@ -78,4 +79,28 @@ func TestAnotherAccountsUseOfACardIsNotTold(t *testing.T) {
 	m := b.get("/v1/payments/pi_own/retry-decision")
 	require.Equal(t, http.StatusOK, m.status)
 	require.Equal(t, "retry_later", m.json(t)["verdict"])
+}
+
+// A merchant's own program asks this before each retry. No other test may run meanwhile: what is counted is all memory.
+func TestWhetherAPaymentUnderAttackMayBeRetriedTakesLittleMemory(t *testing.T) {
+	b := setup(t)
+	attacked := make([]store.Attempt, 1000)
+	for i := range attacked {
+		attacked[i] = change(failed(fmt.Sprintf("fl_%04d", i), "pi_1"), func(a *store.Attempt) {
+			a.OccurredAt, a.Fingerprint, a.PaymentStatus = start.Add(time.Duration(i-len(attacked))*time.Second), fmt.Sprint("fp_", i%5), "failing"
+		})
+	}
+	b.save(store.Changes{Payments: []store.Payment{payment("pi_1")}})
+	b.save(store.Changes{Attempts: attacked})
+	session := b.session(allToken)
+	for _, ask := range []func() answer{
+		func() answer { return b.get("/v1/payments/pi_1/retry-decision") },
+		func() answer { return b.page("/console/failures/fl_0999", session) },
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		require.Equal(t, http.StatusOK, ask().status)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
+	}
 }

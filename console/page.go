@@ -343,11 +343,11 @@ func (s *server) failurePage(c echo.Context) error {
 	if _, err := s.advise(ctx, one); err != nil {
 		return err
 	}
-	decisions, err := s.advise(ctx, h.Attempts)
+	decision, err := s.retryDecision(ctx, h)
 	if err != nil {
 		return err
 	}
-	v := historyView{Failure: s.viewOf(one[0]), Opinions: opinions, Payment: s.paymentOf(h, ""), Decision: retryDecisionOf(h, decisions)}
+	v := historyView{Failure: s.viewOf(one[0]), Opinions: opinions, Payment: s.paymentOf(h, ""), Decision: decision}
 	public := publicOf(f.PublicCode, f.PublicNextStep, f.PublicField, f.PublicRetry)
 	v.Public = publicView{NextStep: string(public.NextStep), Field: string(public.Field), RetrySame: public.RetrySameMethod}
 	for _, a := range h.Attempts {

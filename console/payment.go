@@ -2,6 +2,7 @@ package console
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"time"
 
@@ -151,9 +152,9 @@ type retryDecision struct {
 	Rules         []ruleJSON `json:"rules"` // every limit that was looked at
 }
 
-// retryDecisionOf reads the newest failed attempt's decision; decisions are by attempt. A payment that no longer fails is
-// not to be tried again, whatever they say.
-func retryDecisionOf(h store.PaymentHistory, decisions []decline.Decision) retryDecision {
+// retryDecision decides about the newest failed attempt. A payment that no longer fails is not to be tried again, whatever
+// comes out.
+func (s *server) retryDecision(ctx context.Context, h store.PaymentHistory) (retryDecision, error) {
 	p := h.Payment
 	d := retryDecision{Object: "retry_decision", PaymentID: p.PaymentID, Source: p.Source, Account: text(p.Account), Livemode: p.Livemode,
 		PaymentStatus: p.Status, Verdict: string(decline.RetryNever), LimitedBy: text("payment:" + p.Status), Rules: []ruleJSON{}}
@@ -164,13 +165,18 @@ func retryDecisionOf(h store.PaymentHistory, decisions []decline.Decision) retry
 		}
 	}
 	if newest < 0 {
-		return d
+		return d, nil
 	}
-	f, advice := h.Attempts[newest], decisions[newest]
+	// It alone: a card tester's payment has thousands, and to decide about all of them takes longer than anybody waits.
+	decisions, err := s.advise(ctx, h.Attempts[newest:newest+1])
+	if err != nil {
+		return d, err
+	}
+	f, advice := h.Attempts[newest], decisions[0]
 	d.Failure, d.DecidedBy, d.Rules = text(f.ID), text(f.DecidedBy), rulesOf(advice)
 	d.AttemptsUsed, d.AttemptsLeft = int64(advice.AttemptsUsed), int64(advice.AttemptsLeft)
 	if p.Status != "failing" {
-		return d
+		return d, nil
 	}
 	d.Allowed, d.RetryAllowed = advice.Allowed, advice.Allowed
 	d.Verdict, d.NotBefore, d.LimitedBy = string(advice.Verdict), momentOf(advice.NotBefore), text(advice.LimitedBy)
@@ -178,7 +184,7 @@ func retryDecisionOf(h store.PaymentHistory, decisions []decline.Decision) retry
 		d.NotBefore = momentOf(advice.From)
 		d.LimitedBy = text(cmp.Or(advice.LimitedBy, "rebound:default_wait"))
 	}
-	return d
+	return d, nil
 }
 
 // noticeJSON is an in-app notice for the merchant's own app. Everything in it may be shown to the customer.

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -156,9 +158,13 @@ func (q *asked) args(since time.Time) []any {
 	}
 }
 
-// CardUses reads the use made so far of the card and the payment of each attempt, in the order of the attempts, by one
-// statement however many they are. now bounds how far back a card is looked at: decline.Lookback before it.
-func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time) ([]decline.Use, error) {
+// Uses gives the use made so far of the card and the payment of the i-th of the attempts that were asked about. It is put
+// together when it is asked for: a card tester's payment has thousands of attempts, and the use of each is some 100 KB.
+type Uses func(i int) decline.Use
+
+// CardUses reads the use made so far of the card and the payment of each attempt, by one statement however many they are.
+// now bounds how far back a card is looked at: decline.Lookback before it.
+func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time) (Uses, error) {
 	if len(attempts) == 0 {
 		return nil, nil
 	}
@@ -167,12 +173,12 @@ func (s *Store) CardUses(ctx context.Context, attempts []Attempt, now time.Time)
 	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("reading the use of the cards of %d attempts: %w", len(attempts), err)
 	}
-	return uses(), nil
+	return uses, nil
 }
 
 // Complete gives each failure of a page its notifications and its language, and returns what CardUses does of them. The questions travel
 // together: two connections at a time cost more than they saved.
-func (s *Store) Complete(ctx context.Context, page []Failure, now time.Time) ([]decline.Use, error) {
+func (s *Store) Complete(ctx context.Context, page []Failure, now time.Time) (Uses, error) {
 	if len(page) == 0 {
 		return nil, nil
 	}
@@ -187,20 +193,20 @@ func (s *Store) Complete(ctx context.Context, page []Failure, now time.Time) ([]
 	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("completing %d failures: %w", len(page), err)
 	}
-	return uses(), nil
+	return uses, nil
 }
 
 // queueUses adds the statement of CardUses to a batch; what it returns is to be asked once the batch has ended well.
-func queueUses(b *pgx.Batch, attempts []Attempt, now time.Time) func() []decline.Use {
+func queueUses(b *pgx.Batch, attempts []Attempt, now time.Time) Uses {
 	q := askAbout(attempts)
 	var rows []ledgerTry
 	b.Queue(cardUsesSQL, q.args(now.Add(-decline.Lookback()))...).Query(eachRow(func(row ledgerTry) { rows = append(rows, row) }))
-	return func() []decline.Use { return q.uses(attempts, rows) }
+	sorted := sync.OnceValue(func() Uses { return q.uses(attempts, rows) })
+	return func(i int) decline.Use { return sorted()(i) }
 }
 
-// uses sorts out, for each of the attempts, what the rows say of its card and its payment.
-func (q *asked) uses(attempts []Attempt, rows []ledgerTry) []decline.Use {
-	uses := make([]decline.Use, len(attempts))
+// uses sorts out what the rows say of the attempts' cards and payments.
+func (q *asked) uses(attempts []Attempt, rows []ledgerTry) Uses {
 	cards, payments := make([]decline.Use, len(q.cards.n)), make([][]decline.Try, len(q.payments.n))
 	newest := make([]int, len(cards))
 	for _, row := range rows {
@@ -219,18 +225,17 @@ func (q *asked) uses(attempts []Attempt, rows []ledgerTry) []decline.Use {
 			cards[n].Since = reach(rows, n)
 		}
 	}
-	for i := range uses {
+	return func(i int) (use decline.Use) {
 		if n := q.cardOf[i]; n >= 0 {
-			uses[i] = cards[n]
+			use = cards[n]
 		}
 		of := []decline.Try{attempts[i].try()}
 		if n := q.paymentOf[i]; n >= 0 {
 			of = payments[n]
 		}
-		// The slice of a card is shared by its attempts: grow a copy.
-		uses[i].Tries = append(uses[i].Tries[:len(uses[i].Tries):len(uses[i].Tries)], of...)
+		use.Tries = slices.Concat(use.Tries, of) // the slice of a card is shared by its attempts
+		return use
 	}
-	return uses
 }
 
 // reach is when the oldest of a card's newest attempts was made.

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -87,18 +88,17 @@ func TestTheUseOfACardIsWhatCountsOnIt(t *testing.T) {
 	)
 	uses, err := s.CardUses(t.Context(), []store.Attempt{asked, bare, method, asked}, ledgerNow)
 	require.NoError(t, err)
-	require.Equal(t, []string{"asked", "old_and_barred", "same_card", "same_payment", "same_payment_and_card"}, ids(uses[0]))
-	require.Equal(t, []string{"bare", "bare_on_its_payment"}, ids(uses[1]))
-	require.Equal(t, []string{"method", "same_method"}, ids(uses[2]))
-	require.Equal(t, ids(uses[0]), ids(uses[3]))
-	for _, u := range uses {
-		require.Zero(t, u.Since)
+	require.Equal(t, []string{"asked", "old_and_barred", "same_card", "same_payment", "same_payment_and_card"}, ids(uses(0)))
+	require.Equal(t, []string{"bare", "bare_on_its_payment"}, ids(uses(1)))
+	require.Equal(t, []string{"method", "same_method"}, ids(uses(2)))
+	require.Equal(t, ids(uses(0)), ids(uses(3)))
+	for i := range 4 {
+		require.Zero(t, uses(i).Since)
 	}
-	require.Equal(t, decline.RetryNever, decline.Rules{}.Decide(asked.RetryQuestion(), uses[0], ledgerNow).Verdict)
+	require.Equal(t, decline.RetryNever, decline.Rules{}.Decide(asked.RetryQuestion(), uses(0), ledgerNow).Verdict)
 
-	none, err := s.CardUses(t.Context(), nil, ledgerNow)
+	_, err = s.CardUses(t.Context(), nil, ledgerNow)
 	require.NoError(t, err)
-	require.Empty(t, none)
 }
 
 func TestARowKeepsItsVerdictInItsQuestion(t *testing.T) {
@@ -129,14 +129,37 @@ func TestACardUnderAttackIsReadInPart(t *testing.T) {
 	save(t, s, attempts...)
 	uses, err := s.CardUses(t.Context(), attempts[:100], ledgerNow)
 	require.NoError(t, err)
-	require.Len(t, uses, 100)
-	require.Len(t, ids(uses[0]), 202, "the newest, one too many, and the one that bars")
-	require.Equal(t, ledgerNow.Add(-200*time.Minute), uses[0].Since)
-	require.Contains(t, ids(uses[0]), "a240")
-	require.NotContains(t, ids(uses[0]), "a230")
+	require.Len(t, ids(uses(0)), 202, "the newest, one too many, and the one that bars")
+	require.Equal(t, ledgerNow.Add(-200*time.Minute), uses(0).Since)
+	require.Contains(t, ids(uses(0)), "a240")
+	require.NotContains(t, ids(uses(0)), "a230")
 	attempts[0].RetryVerdict = "retry_now"
-	d := decline.Rules{}.Decide(attempts[0].RetryQuestion(), uses[0], ledgerNow)
+	d := decline.Rules{}.Decide(attempts[0].RetryQuestion(), uses(0), ledgerNow)
 	require.Equal(t, "visa:category_1", d.LimitedBy)
+}
+
+// Card testers can try one payment thousands of times. Each attempt's use is some 100 KB: all of them at once would be more
+// memory than the process has. No other test may run meanwhile.
+func TestTheUseOfAPaymentUnderAttackTakesLittleMemory(t *testing.T) {
+	s := openStore(t)
+	var attempts []store.Attempt
+	for i := range 1500 {
+		attempts = append(attempts, declined(fmt.Sprintf("a%04d", i), func(a *store.Attempt) {
+			a.PaymentID, a.Fingerprint, a.OccurredAt = "pi_1", fmt.Sprint("fp_", i%5), ledgerNow.Add(-time.Duration(i)*time.Minute)
+		}))
+	}
+	save(t, s, attempts...)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	uses, err := s.CardUses(t.Context(), attempts, ledgerNow)
+	require.NoError(t, err)
+	require.Len(t, ids(uses(0)), 361, "its card's, and the newest of the payment with one too many")
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(32<<20))
+	runtime.KeepAlive(uses)
+	runtime.KeepAlive(attempts)
 }
 
 func TestEachStepCanBeTakenBackAndAllMadeAgain(t *testing.T) {
