@@ -143,9 +143,18 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 // bars is why the payment gets no mail at all, reminders included, wherever its customer was: one of the reasons that
 // store.BarsReminders knows.
 func (p Policy) bars(d Derived, newest *attempt) string {
-	switch pay := d.Payment; {
-	case d.noContact(newest):
+	if d.noContact(newest) {
 		return ReasonNoContact
+	}
+	return p.Barred(d.Payment)
+}
+
+// Barred is why the settings give a payment no mail at all. Who sends asks too: a mail may have been held under other settings,
+// as a database is that was copied from live to try something out.
+func (p Policy) Barred(pay store.Payment) string {
+	switch {
+	case pay.Livemode != p.Livemode:
+		return ReasonWrongMode
 	case pay.Invoice != "" && !p.MailsInvoices:
 		return ReasonStripeBilling
 	case pay.Account != "" && !p.Profiles[pay.Account]:

@@ -29,6 +29,8 @@ type Config struct {
 	MaxAge    time.Duration // NOTIFY_MAX_AGE: how long after it is due a mail stays useful
 	Reminders []time.Duration
 	AtMost    bool // MAIL_DELIVERY=at-most-once
+	// Barred is why the settings give a payment no mail, '' where they give it one; nil: they do.
+	Barred func(store.Payment) string
 
 	Limits Limits
 	Jitter func(most time.Duration) time.Duration // what a second try waits longer; nil: at random
@@ -236,6 +238,11 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		n.Status, n.Reason, n.NextTryAt = status, reason, nil
 		n.Tries-- // no server was asked
 		return store.Settlement{Notification: n}, outcome, nil
+	}
+	if s.Barred != nil {
+		if reason := s.Barred(c.Payment); reason != "" {
+			return end(store.Suppressed, reason)
+		}
 	}
 	useful := n.DueAt
 	if c.Attempt.ReceivedAt.After(useful) {

@@ -118,7 +118,7 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 	c := s.config
 	config := notify.Config{
 		Store: s.store, Log: s.log.Named("notify"), PublicURL: c.PublicURL, MaxAge: c.NotifyMaxAge, Reminders: c.Reminders,
-		AtMost: c.MailDelivery == "at-most-once",
+		AtMost: c.MailDelivery == "at-most-once", Barred: c.policy().Barred,
 		Limits: notify.Limits{
 			PerPayment24h: c.MailPerPayment24H, PerPayment: c.MailPerPaymentTotal, PerMailbox24h: c.MailPerMailbox24H, PerMailbox7d: c.MailPerMailbox7D,
 			NewMailboxesPerHour: c.MailNewMailboxesPerHour, PerDay: c.MailPerDay,
