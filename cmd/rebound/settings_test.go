@@ -47,6 +47,29 @@ func TestMailsHeldUnderOtherSettingsAreNotSentAgainstThoseOfNow(t *testing.T) {
 	}
 }
 
+// Whoever drops a key that addresses are still sealed with must be able to find out why no mail goes out.
+func TestAMailWhoseAddressNoKeyOpensIsTold(t *testing.T) {
+	t.Parallel()
+	dsn, old, next := storetest.New(t), newKey(), newKey()
+	p, err := sample.Build("charge-only", sample.Params{Seed: 1, Now: time.Now(), Email: "sealed@example.com"})
+	require.NoError(t, err)
+	holding := boot(t, serveEnv(dsn, old, nil))
+	for _, e := range p.Events {
+		require.Equal(t, http.StatusOK, holding.post(t, e.Body))
+	}
+	id := holding.failures(t, p.PaymentID())[0].ID
+	require.Eventually(t, func() bool { return holding.told(t, id)["email"] == "held:smtp_not_configured" }, 30*time.Second, 50*time.Millisecond)
+	holding.stop()
+	boot(t, serveEnv(dsn, next+","+old, nil)).stop()
+
+	peer := smtptest.New(t, smtptest.Options{})
+	line := boot(t, serveEnv(dsn, next, peer)).log.wait(t, "job.failed")
+	require.Equal(t, "deliver_mail", line["kind"])
+	require.Contains(t, line["error"], "sealed with a key that is not configured")
+	require.NotContains(t, fmt.Sprint(line), "sealed@example.com")
+	require.Empty(t, peer.Held())
+}
+
 func (r *replica) told(t *testing.T, failure string) map[string]string {
 	t.Helper()
 	var f apiFailure

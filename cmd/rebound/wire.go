@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 
@@ -157,12 +158,28 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 		ReindexerIndexNames: slices.DeleteFunc(river.ReindexerIndexNamesDefault(), func(index string) bool {
 			return index == "river_job_args_index" || index == "river_job_metadata_index" // a migration takes them away
 		}),
-		Test:   river.TestConfig{Time: s.store.JobClock()}, // River takes a clock for tests alone
-		Logger: slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
+		ErrorHandler: failedJobs{s.log.Named("jobs")},
+		Test:         river.TestConfig{Time: s.store.JobClock()}, // River takes a clock for tests alone
+		Logger:       slog.New(zapslog.NewHandler(s.log.Named("river").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Core())),
 	})
 	if err != nil {
 		return fmt.Errorf("making the job queue's client: %w", err)
 	}
+	return nil
+}
+
+// failedJobs tells of jobs that failed: River does among the lines of its every step, which are left out, and a mail that failed
+// before its mail server was asked says nothing by itself.
+type failedJobs struct{ log *zap.Logger }
+
+// HandleError is River's word of a failed job.
+func (f failedJobs) HandleError(_ context.Context, j *rivertype.JobRow, err error) *river.ErrorHandlerResult {
+	f.log.Warn("job.failed", zap.String("kind", j.Kind), zap.Int64("job", j.ID), zap.Int("try", j.Attempt), zap.Error(err))
+	return nil
+}
+
+// HandlePanic says nothing: River's own line is an error's.
+func (failedJobs) HandlePanic(context.Context, *rivertype.JobRow, any, string) *river.ErrorHandlerResult {
 	return nil
 }
 
