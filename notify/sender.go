@@ -244,6 +244,9 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 			return end(store.Suppressed, reason)
 		}
 	}
+	if n.Template != templateFirst && !s.reminds(n.Template) {
+		return end(store.Suppressed, "no_reminder") // REMINDERS has become shorter since
+	}
 	useful := n.DueAt
 	if c.Attempt.ReceivedAt.After(useful) {
 		useful = c.Attempt.ReceivedAt // the mail speaks of this attempt
@@ -424,12 +427,24 @@ func (s *Sender) paused() time.Duration {
 	return max(0, wait)
 }
 
+func reminderTemplate(i int) string { return fmt.Sprintf("reminder_%d", i+1) }
+
+// reminds tells whether a template is one of the reminders that the settings plan.
+func (s *Sender) reminds(template string) bool {
+	for i := range s.Reminders {
+		if template == reminderTemplate(i) {
+			return true
+		}
+	}
+	return false
+}
+
 // reminders are the mails that follow a first one; each re-reads the payment when it is due.
 func (s *Sender) reminders(first store.Notification) []store.Notification {
 	var reminders []store.Notification
 	for i, after := range s.Reminders {
 		n := first
-		n.Template = fmt.Sprintf("reminder_%d", i+1)
+		n.Template = reminderTemplate(i)
 		n.ID = s.Store.NotificationID(n.PaymentKey, store.ChannelEmail, n.Template, "")
 		n.Status, n.Reason, n.DueAt, n.NextTryAt, n.SentAt = store.Held, "", first.SentAt.Add(after), nil, nil
 		n.Owner, n.Tries, n.Undecided, n.Mailbox, n.NewMailbox = 0, 0, 0, nil, false

@@ -607,6 +607,33 @@ func TestRemindersFollowWhileThePaymentFails(t *testing.T) {
 	require.NotEqual(t, b.post.letters[0].MessageID, b.post.letters[1].MessageID)
 }
 
+// Whoever turns reminders off means those too that were planned before.
+func TestAReminderThatIsNoLongerWantedIsNotSent(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	planning := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour, 168 * time.Hour} })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	_, err := planning.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, 1, b.post.count())
+
+	one := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour} })
+	deliver := func(template string) store.Notification {
+		reminder := b.store.NotificationID(store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}, store.ChannelEmail, template, "")
+		_, err = one.Deliver(t.Context(), reminder)
+		require.NoError(t, err)
+		return b.notification(t, reminder)
+	}
+	b.clock.forward(72 * time.Hour)
+	require.Equal(t, store.Sent, deliver("reminder_1").Status)
+	b.clock.forward(96 * time.Hour)
+	second := deliver("reminder_2")
+	require.Equal(t, 2, b.post.count())
+	require.Equal(t, store.Suppressed, second.Status)
+	require.Equal(t, "no_reminder", second.Reason)
+}
+
 func TestTheClaimsOfADeadProcessAreTakenOver(t *testing.T) {
 	t.Parallel()
 	for name, atMost := range map[string]bool{"at least once: sent again": false, "at most once: unknown": true} {
