@@ -33,6 +33,45 @@ const knownCustomer = `(
 	OR EXISTS (SELECT 1 FROM payments o WHERE o.customer = n.customer AND o.customer <> '' AND o.source = n.source AND o.account = n.account
 		AND o.livemode = n.livemode AND o.succeeded_created > 0 AND o.succeeded_created <= floor(extract(epoch FROM n.created_at))::bigint - 3600))`
 
+// budgetSQL counts what a mail's limits rest on. A mail that another process has booked and not yet settled counts as sent now,
+// one of which no server has said whether it has it as sent when that was last written down: it may have arrived. By when they
+// were due, since refused ones stay for as long as failures do: to look at all of a year's for each mail would take longer than
+// to send it. So it would by the index of what is sent, which Postgres takes for a payment's mails when it has no statistics:
+// OFFSET 0 keeps it to the payment's.
+const budgetSQL = `WITH underway AS (
+		SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
+	), mails AS (
+		SELECT n.* FROM notifications n WHERE n.channel = 'email' AND n.sent_at > $6
+		UNION ALL
+		SELECT * FROM underway
+		UNION ALL
+		SELECT n.* FROM notifications n WHERE n.mailbox IS NOT NULL AND n.sent_at IS NULL AND n.owner = 0
+			AND n.status IN ('held', 'unknown') AND n.due_at > $7 AND n.updated_at > $6 AND n.id <> $1
+	)
+	SELECT
+		count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
+		max(sent_at) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
+		(SELECT count(*) FROM (SELECT channel, sent_at FROM notifications
+			WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5 OFFSET 0) p WHERE channel = 'email' AND sent_at IS NOT NULL)
+			+ (SELECT count(*) FROM underway u WHERE u.payment_id = $2 AND u.source = $3 AND u.account = $4 AND u.livemode = $5),
+		GREATEST(count(*) FILTER (WHERE mailbox = $8),
+			count(*) FILTER (WHERE customer = $9 AND $9 <> '' AND source = $3 AND account = $4 AND livemode = $5)),
+		GREATEST((SELECT count(*) FROM notifications w WHERE w.mailbox = $8 AND w.sent_at > $7)
+				+ (SELECT count(*) FROM underway u WHERE u.mailbox = $8),
+			(SELECT count(*) FROM notifications w WHERE w.customer = $9 AND $9 <> '' AND w.channel = 'email' AND w.sent_at > $7
+				AND w.source = $3 AND w.account = $4 AND w.livemode = $5)
+				+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
+		count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR coalesce(sent_at, updated_at) > $10))
+			+ (SELECT count(*) FROM notifications f WHERE f.mailbox IS NOT NULL AND f.sent_at IS NULL AND f.owner = 0
+				AND f.status = 'failed' AND f.new_mailbox AND f.due_at > $7 AND f.updated_at > $10),
+		(SELECT count(*) FROM (SELECT FROM notifications h WHERE h.status = 'held' AND h.channel = 'email' AND h.owner = 0
+			AND h.reason = 'mail_storm' AND h.due_at < $11 LIMIT 1000) h),
+		count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
+		EXISTS (SELECT 1 FROM notifications o WHERE o.mailbox = $8 AND o.sent_at <= $10)
+			OR EXISTS (SELECT 1 FROM notifications n WHERE n.id = $1 AND ` + knownCustomer + `),
+		coalesce((SELECT reason FROM suppressions WHERE mailbox = $8), '')
+	FROM mails`
+
 // Budget counts, under one lock over all replicas, what the limits of a claimed mail rest on, asks allow, and books the
 // mail before the lock is given up when allow says so.
 func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow func(Use) bool) error {
@@ -44,42 +83,7 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 		hour, day, week := now.Add(-time.Hour), now.Add(-24*time.Hour), now.Add(-7*24*time.Hour)
 		var u Use
 		var newest *time.Time
-		// A mail that another process has booked and not yet settled counts as sent now, one of which no server has said whether it
-		// has it as sent when that was last written down: it may have arrived. By when they were due, since refused ones stay for as long
-		// as failures do: to look at all of a year's for each mail would take longer than to send it.
-		err := tx.QueryRow(ctx, `WITH underway AS (
-				SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
-			), mails AS (
-				SELECT n.* FROM notifications n WHERE n.channel = 'email' AND n.sent_at > $6
-				UNION ALL
-				SELECT * FROM underway
-				UNION ALL
-				SELECT n.* FROM notifications n WHERE n.mailbox IS NOT NULL AND n.sent_at IS NULL AND n.owner = 0
-					AND n.status IN ('held', 'unknown') AND n.due_at > $7 AND n.updated_at > $6 AND n.id <> $1
-			)
-			SELECT
-				count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
-				max(sent_at) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
-				(SELECT count(*) FROM notifications p WHERE p.payment_id = $2 AND p.source = $3 AND p.account = $4 AND p.livemode = $5
-					AND p.channel = 'email' AND p.sent_at IS NOT NULL)
-					+ (SELECT count(*) FROM underway u WHERE u.payment_id = $2 AND u.source = $3 AND u.account = $4 AND u.livemode = $5),
-				GREATEST(count(*) FILTER (WHERE mailbox = $8),
-					count(*) FILTER (WHERE customer = $9 AND $9 <> '' AND source = $3 AND account = $4 AND livemode = $5)),
-				GREATEST((SELECT count(*) FROM notifications w WHERE w.mailbox = $8 AND w.sent_at > $7)
-						+ (SELECT count(*) FROM underway u WHERE u.mailbox = $8),
-					(SELECT count(*) FROM notifications w WHERE w.customer = $9 AND $9 <> '' AND w.channel = 'email' AND w.sent_at > $7
-						AND w.source = $3 AND w.account = $4 AND w.livemode = $5)
-						+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
-				count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR coalesce(sent_at, updated_at) > $10))
-					+ (SELECT count(*) FROM notifications f WHERE f.mailbox IS NOT NULL AND f.sent_at IS NULL AND f.owner = 0
-						AND f.status = 'failed' AND f.new_mailbox AND f.due_at > $7 AND f.updated_at > $10),
-				(SELECT count(*) FROM (SELECT FROM notifications h WHERE h.status = 'held' AND h.channel = 'email' AND h.owner = 0
-					AND h.reason = 'mail_storm' AND h.due_at < $11 LIMIT 1000) h),
-				count(*), count(*) FILTER (WHERE NOT new_mailbox AND template = 'first'),
-				EXISTS (SELECT 1 FROM notifications o WHERE o.mailbox = $8 AND o.sent_at <= $10)
-					OR EXISTS (SELECT 1 FROM notifications n WHERE n.id = $1 AND `+knownCustomer+`),
-				coalesce((SELECT reason FROM suppressions WHERE mailbox = $8), '')
-			FROM mails`,
+		err := tx.QueryRow(ctx, budgetSQL,
 			n.ID, n.PaymentID, n.Source, n.Account, n.Livemode, day, week, n.Mailbox, n.Customer, hour, n.DueAt).Scan(
 			&u.PaymentDay, &newest, &u.PaymentEver, &u.MailboxDay, &u.MailboxWeek, &u.NewMailboxesHour, &u.StormBefore, &u.AllDay, &u.KnownDay, &u.Known, &u.Suppressed)
 		if err != nil {

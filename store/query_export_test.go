@@ -18,6 +18,7 @@ var (
 	IdleOwnersSQL    = idleOwnersSQL
 	DueJobsSQL       = dueJobsSQL
 	DueMailsSQL      = dueMailsSQL
+	BudgetSQL        = budgetSQL
 	LaterJobsSQL     = laterJobsSQL
 	CustomersSQL     = customersSQL
 	ByIndexes        = byIndexes
