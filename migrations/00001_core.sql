@@ -139,6 +139,7 @@ CREATE TABLE notifications (
 ) WITH (fillfactor = 90);
 CREATE INDEX notifications_payment ON notifications (payment_id);
 CREATE INDEX notifications_held ON notifications (due_at) WHERE status = 'held';
+CREATE INDEX notifications_storm ON notifications (due_at) WHERE status = 'held' AND reason = 'mail_storm';
 CREATE INDEX notifications_owner ON notifications (owner) WHERE owner <> 0;
 CREATE INDEX notifications_inbox ON notifications (key_second(customer, created_at) DESC) WHERE channel = 'inbox' AND customer <> '';
 CREATE INDEX notifications_mailbox ON notifications (mailbox, sent_at) WHERE mailbox IS NOT NULL;

@@ -83,7 +83,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 		question{"dead processes", store.IdleOwnersSQL, 1, []string{"notifications_owner"}},
 		question{"jobs that are due", store.DueJobsSQL, 3, []string{"river_job_prioritized_fetching_index"}},
 		question{"mails that are due", store.DueMailsSQL, 2, []string{"notifications_held"}},
-		question{"mails before a mail", store.BudgetSQL, 11, []string{"notifications_payment", "notifications_sent", "notifications_undecided"}},
+		question{"mails before a mail", store.BudgetSQL, 11, []string{"notifications_payment", "notifications_sent", "notifications_undecided", "notifications_storm"}},
 		question{"customers' addresses", store.CustomersSQL, 6, []string{"customers_pkey", "attempts_customer", "notifications_payment"}},
 		question{"jobs put off", store.LaterJobsSQL, 4, []string{"river_job_prioritized_fetching_index"}})
 
