@@ -167,6 +167,37 @@ func TestMailsThatMayHaveArrivedCountAgainstTheFuse(t *testing.T) {
 	}
 }
 
+func TestMailsThatMayHaveArrivedCountAgainstTheirMailboxesWeek(t *testing.T) {
+	t.Parallel()
+	for name, address := range map[string]func(string) string{
+		"one mailbox":  func(string) string { return "buyer@example.com" },
+		"one customer": func(p string) string { return p + "@example.com" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			s := b.sender(t, func(c *Config) { c.AtMost = true })
+			b.post.answer = func(Letter) Outcome { return Outcome{Result: Undecided} }
+			send := func(p string) string {
+				id := b.failing(t, p, address(p))
+				if name == "one customer" {
+					b.exec(t, `UPDATE notifications SET customer = 'cus_1'`)
+				}
+				b.clock.forward(time.Minute)
+				deliver(t, s, id)
+				return b.notification(t, id).Reason
+			}
+			for _, p := range []string{"pi_1", "pi_2", "pi_3", "pi_4"} {
+				require.Equal(t, string(Undecided), send(p))
+				b.clock.forward(25 * time.Hour)
+			}
+			require.Equal(t, "mailbox_limit", send("pi_5"))
+			b.clock.forward(3 * 24 * time.Hour)
+			require.Equal(t, string(Undecided), send("pi_6"), "the first is a week ago")
+		})
+	}
+}
+
 func TestDailyRemindersAllGoOutThoughOneIsLate(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

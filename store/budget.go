@@ -40,13 +40,15 @@ const knownCustomer = `(
 // OFFSET 0 keeps it to the payment's.
 const budgetSQL = `WITH underway AS (
 		SELECT n.* FROM notifications n WHERE n.owner <> 0 AND n.mailbox IS NOT NULL AND n.id <> $1
-	), mails AS (
-		SELECT n.* FROM notifications n WHERE n.channel = 'email' AND n.sent_at > $6
-		UNION ALL
+	), uncertain AS (
 		SELECT * FROM underway
 		UNION ALL
 		SELECT n.* FROM notifications n WHERE n.mailbox IS NOT NULL AND n.sent_at IS NULL AND n.owner = 0
-			AND n.status IN ('held', 'unknown') AND n.due_at > $7 AND n.updated_at > $6 AND n.id <> $1
+			AND n.status IN ('held', 'unknown') AND n.due_at > $7 AND n.updated_at > $7
+	), mails AS (
+		SELECT n.* FROM notifications n WHERE n.channel = 'email' AND n.sent_at > $6
+		UNION ALL
+		SELECT * FROM uncertain WHERE owner <> 0 OR updated_at > $6
 	)
 	SELECT
 		count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
@@ -57,10 +59,10 @@ const budgetSQL = `WITH underway AS (
 		GREATEST(count(*) FILTER (WHERE mailbox = $8),
 			count(*) FILTER (WHERE customer = $9 AND $9 <> '' AND source = $3 AND account = $4 AND livemode = $5)),
 		GREATEST((SELECT count(*) FROM notifications w WHERE w.mailbox = $8 AND w.sent_at > $7)
-				+ (SELECT count(*) FROM underway u WHERE u.mailbox = $8),
+				+ (SELECT count(*) FROM uncertain u WHERE u.mailbox = $8),
 			(SELECT count(*) FROM notifications w WHERE w.customer = $9 AND $9 <> '' AND w.channel = 'email' AND w.sent_at > $7
 				AND w.source = $3 AND w.account = $4 AND w.livemode = $5)
-				+ (SELECT count(*) FROM underway u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
+				+ (SELECT count(*) FROM uncertain u WHERE u.customer = $9 AND $9 <> '' AND u.source = $3 AND u.account = $4 AND u.livemode = $5)),
 		count(*) FILTER (WHERE new_mailbox AND (owner <> 0 OR coalesce(sent_at, updated_at) > $10))
 			+ (SELECT count(*) FROM notifications f WHERE f.mailbox IS NOT NULL AND f.sent_at IS NULL AND f.owner = 0
 				AND f.status = 'failed' AND f.new_mailbox AND f.due_at > $7 AND f.updated_at > $10),
