@@ -134,6 +134,88 @@ func TestOneEventIsOneAttemptThoughOneOfItsVersionsKnowsNoMethod(t *testing.T) {
 	}
 }
 
+func TestOneEventIsOneAttemptThoughOneOfItsVersionsKnowsNoMoreThanThatItWasDeclined(t *testing.T) {
+	t.Parallel()
+	older, newer := intentFailed(1, ""), intentFailed(1, "insufficient_funds")
+	older.APIVersion = "2018-02-28"
+	older.LatestCharge, newer.LatestCharge = "", ""
+	require.Len(t, derive(older, newer).Failed, 1)
+}
+
+func TestEitherOfAnEventsVersionsNamesItsCharge(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{"2018-02-28", "2025-04-30.basil"} {
+		naming, silent := intentFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+		naming.APIVersion, silent.LatestCharge = version, ""
+		d := derive(naming, silent)
+		require.Len(t, d.Failed, 1, version)
+		require.Equal(t, "ch_1", d.Attempts[0].Charge, version)
+	}
+}
+
+func TestTwinsAreAMinuteApartAtMost(t *testing.T) {
+	t.Parallel()
+	for apart, attempts := range map[int64]int{-61: 2, -60: 1, 60: 1, 61: 2} {
+		twin := intentFailed(1, "insufficient_funds")
+		twin.Created += apart
+		require.Len(t, derive(chargeFailed(1, "insufficient_funds"), twin).Failed, attempts, apart)
+	}
+}
+
+func TestAReportThatNamesNoMethodIsNoOtherAttempts(t *testing.T) {
+	t.Parallel()
+	charge, intent := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+	charge.MethodID = ""
+	require.Len(t, derive(charge, intent).Failed, 1)
+	charge.MethodID, intent.MethodID = "pm_1", ""
+	require.Len(t, derive(charge, intent).Failed, 1)
+}
+
+// While a charge's own event is not here, the first failure of the intent that names it stands for it, with the method that any
+// of its versions knows.
+func TestTheMethodOfAChargeNotHereIsWhatAnyVersionOfItsReportSays(t *testing.T) {
+	t.Parallel()
+	older, newer, stale := intentFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), intentFailed(2, "insufficient_funds")
+	older.APIVersion, older.MethodID = "2018-02-28", ""
+	stale.LatestCharge, stale.MethodID, stale.Created = "ch_1", "pm_2", testCreated+10
+	d := derive(older, newer, stale)
+	require.Len(t, d.Failed, 2)
+	require.Empty(t, d.Attempts[1].Charge)
+}
+
+// Attempts of one second are in the order of their events, which no key, and so no hidden code, decides.
+func TestAttemptsOfOneSecondAreInTheOrderOfTheirEvents(t *testing.T) {
+	t.Parallel()
+	first, last := chargeFailed(1, "insufficient_funds"), chargeFailed(2, "expired_card")
+	first.Charge, last.Charge = "ch_b", "ch_a"
+	d := derive(last, first)
+	require.Equal(t, []string{"ch_b", "ch_a"}, []string{d.Failed[0].key, d.Failed[1].key})
+}
+
+func TestTheNewestWordOfAChargeStands(t *testing.T) {
+	t.Parallel()
+	older, newer := chargeFailed(1, "insufficient_funds"), chargeFailed(1, "expired_card")
+	newer.EventID, newer.Created = "evt_again", testCreated+1
+	d := derive(older, newer)
+	require.Len(t, d.Failed, 1)
+	require.Equal(t, "expired_card", d.Attempts[0].OutcomeReason)
+	older.Created, older.EventID = newer.Created, "evt_zz"
+	require.Equal(t, "insufficient_funds", derive(older, newer).Attempts[0].OutcomeReason, "of one second the greater id")
+}
+
+// A transfer that lies between two charges as near to it as each other is the earlier one's.
+func TestATransferBetweenTwoChargesIsOfTheEarlier(t *testing.T) {
+	t.Parallel()
+	of := func(event, eventType, charge string, at int64) Fact {
+		f := fact(event, eventType, "charge")
+		f.Source, f.Charge, f.Created = "frame", charge, testCreated+at
+		return f
+	}
+	d := derive(of("1", "charge.failed", "ch_b", 0), of("2", "charge.failed", "ch_a", 20), of("3", "transfer.failed", "", 10))
+	require.Len(t, d.Failed, 2)
+	require.Equal(t, []string{"1", "3"}, d.Failed[0].row.Events)
+}
+
 // TestStateIsAFunctionOfTheSetOfFacts draws random sets and checks that no order of them, and no repetition, changes
 // what is derived or decided.
 func TestStateIsAFunctionOfTheSetOfFacts(t *testing.T) {
@@ -279,15 +361,17 @@ func TestNobodyWritesToTheDeadWhateverAnotherCodeSays(t *testing.T) {
 // What is tried again on the dead's account fails for another reason; that somebody tries another account shows life.
 func TestNobodyWritesToTheDeadAfterALaterAttempt(t *testing.T) {
 	t.Parallel()
-	for method, want := range map[string]string{"pm_1": ReasonNoContact, "": ReasonNoContact, "pm_2": ""} {
+	for methods, want := range map[[2]string]string{
+		{"pm_1", "pm_1"}: ReasonNoContact, {"pm_1", ""}: ReasonNoContact, {"", "pm_2"}: ReasonNoContact, {"pm_1", "pm_2"}: "",
+	} {
 		first, second := chargeFailed(1, ""), chargeFailed(2, "")
-		first.MethodType, first.FailureCode = "sepa_debit", "recipient_deceased"
-		second.MethodType, second.FailureCode, second.MethodID = "sepa_debit", "account_closed", method
+		first.MethodType, first.FailureCode, first.MethodID = "sepa_debit", "recipient_deceased", methods[0]
+		second.MethodType, second.FailureCode, second.MethodID = "sepa_debit", "account_closed", methods[1]
 		second.Created += 86_400
 		d := derive(first, second)
-		require.Equal(t, want, mailOf(t, d).Reason, method)
+		require.Equal(t, want, mailOf(t, d).Reason, methods)
 		inbox := slices.ContainsFunc(testPolicy().Decide(d, testNow), func(n store.Notification) bool { return n.Channel == store.ChannelInbox })
-		require.Equal(t, want == "", inbox, method)
+		require.Equal(t, want == "", inbox, methods)
 	}
 }
 

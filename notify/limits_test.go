@@ -198,6 +198,68 @@ func TestMailsThatMayHaveArrivedCountAgainstTheirMailboxesWeek(t *testing.T) {
 	}
 }
 
+func TestRefusedMailsOfKnownCustomersUseNoPlaceOfTheFuse(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 1 })
+	storm := b.storm(t)
+	require.NoError(t, b.store.PutContact(t.Context(), store.CustomerKey{CustomerID: "cus_pi_1", Source: "stripe"}, "pi_1@example.com", "", ""))
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: RejectedAddress, Code: 550} }
+	for _, id := range storm {
+		deliver(t, s, id)
+	}
+	require.Equal(t, store.Failed, b.notification(t, storm[1]).Status)
+	require.Equal(t, store.ReasonMailStorm, b.notification(t, storm[2]).Reason)
+}
+
+func TestAMailboxIsKnownAnHourAfterItsFirstMail(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour, c.Limits.PerMailbox24h = 1, 9 })
+	send := func(p string) string {
+		id := b.failing(t, p, "buyer@example.com")
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+		return b.notification(t, id).Status
+	}
+	require.Equal(t, store.Sent, send("pi_1"))
+	require.Equal(t, store.Held, send("pi_2"))
+	b.clock.forward(58 * time.Minute)
+	require.Equal(t, store.Sent, send("pi_3"))
+	require.Equal(t, store.Sent, send("pi_4"))
+}
+
+func TestASuccessOfTheCustomersOwnAnHourBeforeMakesThemKnown(t *testing.T) {
+	t.Parallel()
+	of := func(member string, value any) map[string]any {
+		return map[string]any{"succeeded_created": start.Add(-time.Hour).Unix(), member: value}
+	}
+	for name, c := range map[string]struct {
+		success map[string]any
+		want    string
+	}{
+		"an hour before":           {of("account", ""), store.Sent},
+		"a second less":            {of("succeeded_created", start.Add(-time.Hour+time.Second).Unix()), store.Held},
+		"in the other mode":        {of("livemode", true), store.Held},
+		"of another account":       {of("account", "acct_1"), store.Held},
+		"of another provider":      {of("source", "frame"), store.Held},
+		"of another customer":      {of("customer", "cus_2"), store.Held},
+		"which has not come about": {of("succeeded_created", 0), store.Held},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			s := b.sender(t, func(c *Config) { c.Limits.NewMailboxesPerHour = 0 })
+			id := b.failing(t, "pi_1", "buyer@example.com")
+			c.success["payment_id"] = "pi_2"
+			b.exec(t, `INSERT INTO payments SELECT (jsonb_populate_record(p, $1)).* FROM payments p`, c.success)
+			b.clock.forward(time.Minute)
+			deliver(t, s, id)
+			require.Equal(t, c.want, b.notification(t, id).Status)
+		})
+	}
+}
+
 func TestDailyRemindersAllGoOutThoughOneIsLate(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
