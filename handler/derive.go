@@ -278,19 +278,28 @@ func failedAttempts(facts []*Fact) []*attempt {
 			}
 		}
 	}
-	// The first claimant of a charge whose own event is not here stands for it.
-	anchors := make(map[string]*Fact)
+	// The first claimant of a charge whose own event is not here stands for it, and says what it was paid with where that
+	// event does not.
+	anchors := make(map[string]anchor)
 	for key, a := range byKey {
-		anchors[key] = a.facts[0]
+		anchors[key] = anchor{a.facts[0], methodOf(a.facts)}
+	}
+	claim := func(charge string, f *Fact) {
+		a, known := anchors[charge]
+		if !known {
+			a.Fact = f
+		}
+		if apart(a.Fact, f) <= twinWindow || reports[f.EventID].charge != "" {
+			a.method = cmp.Or(a.method, reports[f.EventID].method)
+		}
+		anchors[charge] = a
 	}
 	for _, f := range facts {
 		if kindOf(f) != kindIntentFailed {
 			continue
 		}
-		if charge := reports[f.EventID].charge; charge != "" {
-			if _, known := anchors[charge]; !known {
-				anchors[charge] = f
-			}
+		if r := reports[f.EventID]; r.charge != "" {
+			claim(r.charge, f)
 		}
 	}
 	for _, f := range facts {
@@ -298,9 +307,7 @@ func failedAttempts(facts []*Fact) []*attempt {
 			continue
 		}
 		if r := reports[f.EventID]; r.charge == "" && r.latest != "" && !r.alone {
-			if _, known := anchors[r.latest]; !known {
-				anchors[r.latest] = f
-			}
+			claim(r.latest, f)
 		}
 	}
 	for _, f := range facts {
@@ -313,14 +320,8 @@ func failedAttempts(facts []*Fact) []*attempt {
 			key = wrapped(anchors, f)
 		}
 		if key == "" && !r.alone {
-			if anchor, ok := anchors[r.latest]; ok {
-				method := anchor.MethodID
-				if of := reports[anchor.EventID]; of != nil && kindOf(anchor) == kindIntentFailed {
-					method = of.method
-				}
-				if (method == "" || r.method == "" || method == r.method) && apart(anchor, f) <= twinWindow {
-					key = r.latest
-				}
+			if a, ok := anchors[r.latest]; ok && (a.method == "" || r.method == "" || a.method == r.method) && apart(a.Fact, f) <= twinWindow {
+				key = r.latest
 			}
 		}
 		if key == "" {
@@ -359,15 +360,29 @@ func failedAttempts(facts []*Fact) []*attempt {
 
 // wrapped names the attempt of a Frame transfer or intent that does not say which charge it wraps: the charge of the
 // payment that is nearest in time, the earlier of two as near, and one provisional attempt while there is none.
-func wrapped(charges map[string]*Fact, f *Fact) string {
+func wrapped(charges map[string]anchor, f *Fact) string {
 	best := ""
-	for charge, anchor := range charges {
-		if best == "" || cmp.Or(cmp.Compare(apart(anchor, f), apart(charges[best], f)),
-			cmp.Compare(anchor.Created, charges[best].Created), strings.Compare(charge, best)) < 0 {
+	for charge, a := range charges {
+		if best == "" || cmp.Or(cmp.Compare(apart(a.Fact, f), apart(charges[best].Fact, f)),
+			cmp.Compare(a.Created, charges[best].Created), strings.Compare(charge, best)) < 0 {
 			best = charge
 		}
 	}
 	return cmp.Or(best, "pm:intent")
+}
+
+// anchor is the report of a charge's attempt that others are compared with, and what any of them says that it was paid with.
+type anchor struct {
+	*Fact
+	method string
+}
+
+// methodOf is the method that reports of one charge name; of several the greatest, so that it does not depend on their order.
+func methodOf(reports []*Fact) (method string) {
+	for _, f := range reports {
+		method = max(method, f.MethodID)
+	}
+	return method
 }
 
 func apart(a, b *Fact) int64 { return max(a.Created-b.Created, b.Created-a.Created) }

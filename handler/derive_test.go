@@ -216,6 +216,30 @@ func TestATransferBetweenTwoChargesIsOfTheEarlier(t *testing.T) {
 	require.Equal(t, []string{"1", "3"}, d.Failed[0].row.Events)
 }
 
+// What an attempt was paid with is known by any of its reports, not only by the first.
+func TestAStaleLatestChargeIsAnotherAttemptsThoughAReportOfTheChargeNamesNoMethod(t *testing.T) {
+	t.Parallel()
+	bare, full, intent, named := chargeFailed(1, "insufficient_funds"), chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+	bare.APIVersion, bare.MethodID = "2018-02-28", ""
+	named.LatestCharge, named.Charge = "", "ch_1"
+	for name, reports := range map[string][]Fact{
+		"the charge's in another version":      {bare, full},
+		"the intent's":                         {bare, intent},
+		"the intent's, which names the charge": {bare, named},
+	} {
+		stale := intentFailed(1, "do_not_honor")
+		stale.EventID, stale.MethodID, stale.Created = "evt_stale", "pm_2", testCreated+30
+		d := derive(append(reports, stale)...)
+		require.Len(t, d.Failed, 2, name)
+		require.Equal(t, "ch_1", d.Attempts[0].Charge, name)
+		require.Equal(t, "insufficient_funds", d.Attempts[0].Code, name)
+		require.Equal(t, "pm_2", d.Attempts[1].MethodID, name)
+	}
+	other := intentFailed(1, "do_not_honor")
+	other.EventID, other.MethodID = "evt_other", "pm_2"
+	require.Len(t, derive(bare, other).Failed, 1, "nothing tells them apart")
+}
+
 // TestStateIsAFunctionOfTheSetOfFacts draws random sets and checks that no order of them, and no repetition, changes
 // what is derived or decided.
 func TestStateIsAFunctionOfTheSetOfFacts(t *testing.T) {
