@@ -500,6 +500,13 @@ func TestPresenceLadder(t *testing.T) {
 		"3-D Secure abandoned":              {change: func(f *Fact) { f.ThreeDSecure = "failed:abandoned" }, verdict: OnSession, rung: "three_d_secure=strong"},
 		"3-D Secure with a challenge":       {change: func(f *Fact) { f.ThreeDSecureFlow = "challenge" }, verdict: OnSession, rung: "three_d_secure=strong"},
 		"the bank's page was left":          {change: func(f *Fact) { f.ErrorCode = "payment_method_customer_decline" }, verdict: OnSession, rung: "redirect_left=strong"},
+		"the bank's page was left for long": {change: func(f *Fact) { f.ErrorCode, f.MethodType = "payment_intent_payment_attempt_expired", "ideal" }, verdict: OnSession, rung: "redirect_left=strong"},
+		"a voucher that nobody paid": {change: func(f *Fact) {
+			f.RequestOrigin, f.ErrorCode, f.MethodType, f.OrderReference = "api", "payment_intent_payment_attempt_expired", "konbini", "cs_1"
+		}, verdict: OffSession, rung: "voucher=strong"},
+		"a voucher that was not made": {change: func(f *Fact) {
+			f.ErrorCode, f.MethodType, f.OrderReference = "payment_method_provider_decline", "konbini", "cs_1"
+		}, verdict: OnSession, rung: "checkout_session=strong"},
 		"a Checkout order":                  {change: func(f *Fact) { f.OrderReference = "cs_1" }, verdict: OnSession, rung: "checkout_session=strong"},
 		"a renewal":                         {change: func(f *Fact) { f.Invoice = "in_1"; f.RequestOrigin = "api" }, invoice: &store.Invoice{BillingReason: "subscription_cycle"}, verdict: OffSession, rung: "invoice_cycle=strong"},
 		"Stripe acted by itself":            {verdict: OffSession, rung: "request_none=strong"},

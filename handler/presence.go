@@ -27,6 +27,9 @@ var bankDebits = map[string]bool{
 	"us_bank_account": true, "ach": true, "ach_debit": true, "bank_account": true, "ach_credit_transfer": true,
 }
 
+// vouchers are paid at a shop or a machine within days: when one expires, the page that showed it was left long ago.
+var vouchers = map[string]bool{"boleto": true, "konbini": true, "multibanco": true, "oxxo": true}
+
 // mandateCodes say that a recurring authority failed, which only happens where the merchant charged on its own.
 var mandateCodes = map[string]bool{
 	"payment_intent_mandate_invalid":           true,
@@ -78,9 +81,14 @@ func presence(a *attempt, all []*Fact, invoiceID string, invoice *store.Invoice)
 	if any(func(f *Fact) bool { return f.MethodType == "card_present" || f.MethodType == "interac_present" }) {
 		return says(InPerson, "in_person", "strong")
 	}
-	// 3. Nobody is there when a debit bounces days later, nor when the news is old.
+	// 3. Nobody is there when a debit bounces or a voucher expires days later, nor when the news is old.
 	if any(func(f *Fact) bool { return bankDebits[f.MethodType] }) {
 		return says(OffSession, "bank_debit", "strong")
+	}
+	if any(func(f *Fact) bool {
+		return vouchers[f.MethodType] && strings.HasSuffix(f.ErrorCode, "_attempt_expired")
+	}) {
+		return says(OffSession, "voucher", "strong")
 	}
 	if late(a.facts) {
 		return says(OffSession, "late_event", "strong")
