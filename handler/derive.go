@@ -130,7 +130,9 @@ func deriveFacts(k PaymentKey, facts []*Fact, invoice *store.Invoice, rules decl
 		a.row = &row
 		fill(&row, a.facts)
 		row.Invoice = cmp.Or(row.Invoice, d.Payment.Invoice)
-		row.Customer = cmp.Or(row.Customer, d.Payment.Customer)
+		if row.Customer == "" || k.Source == string(decline.Frame) { // its events differ in what they know
+			row.Customer = d.Payment.Customer
+		}
 		row.Locale = locale
 		row.AwaitsCharge = awaitsCharge(a)
 		a.verdict = verdict(a, i+1, rules)
@@ -197,9 +199,12 @@ func state(facts []*Fact) string {
 // describe fills in what the payment's facts say of it as a whole. Facts come sorted, so the newest word stands.
 func describe(p *store.Payment, facts []*Fact) {
 	var succeeded, read int64
+	knows := -1
 	for _, f := range facts {
 		set(&p.PaymentIntent, f.PaymentIntent)
-		set(&p.Customer, f.Customer)
+		if k := knowsCustomer(f); f.Customer != "" && k >= knows {
+			p.Customer, knows = f.Customer, k
+		}
 		set(&p.Invoice, f.Invoice)
 		set(&p.OrderReference, f.OrderReference)
 		set(&p.Currency, f.Currency)
@@ -227,6 +232,19 @@ func describe(p *store.Payment, facts []*Fact) {
 		}
 	}
 	p.SucceededCreated = cmp.Or(succeeded, read)
+}
+
+// knowsCustomer ranks what is said of whose a payment is: of Frame's objects a transfer knows only the account that pays, a
+// charge may, an intent has the customer with the address; of Stripe's each knows as much.
+func knowsCustomer(f *Fact) int {
+	switch {
+	case !isFrame(f), f.Object == "charge":
+		return 0
+	case f.Object == "charge_intent":
+		return 1
+	default:
+		return -1
+	}
 }
 
 // wasRead tells an answer of the provider's API, whose time is that of the question, from an event.

@@ -131,3 +131,23 @@ func TestAFraudSignalOfAnyFrameEventSilencesTheFailure(t *testing.T) {
 		require.Equal(t, "fraud_risk", failed[0].Category)
 	}
 }
+
+// A transfer names an account alone, a charge may, and an intent also the customer: whoever a payment is of, its failure, its
+// notices and its recipient are of the same, whichever of its events is the newest.
+func TestAFramePaymentAndItsFailureAreOfOneCustomer(t *testing.T) {
+	t.Parallel()
+	bodies := []string{frameCharge, frameTransfer, frameIntent}
+	arrangements(len(bodies), func(order []int) {
+		var chosen [][]byte
+		want := demoAccount
+		for n, i := range order {
+			chosen = append(chosen, with(t, bodies[i], "created", 1767225600+n))
+			if bodies[i] == frameIntent {
+				want = "cus_demo_1"
+			}
+		}
+		d := deriveFrame(t, chosen...)
+		require.Equal(t, want, d.Payment.Customer, order)
+		require.Equal(t, want, d.Attempts[0].Customer, order)
+	})
+}
