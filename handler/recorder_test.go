@@ -505,6 +505,31 @@ func TestTheRecipientIsFoundInTheContractsOrder(t *testing.T) {
 	require.True(t, to.Gone)
 }
 
+// Since 2025-03-31 an invoice's event does not name the payment: only the payment names its invoice.
+func TestAnAddressOnAnInvoicesEventIsItsPaymentsToo(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	charge := chargeFailed(1, "insufficient_funds")
+	charge.Invoice, charge.Addresses = "in_1", nil
+	invoice := fact("evt_in", "invoice.payment_failed", "invoice")
+	invoice.PaymentID, invoice.Invoice, invoice.PaymentIntent = "in_1", "in_1", ""
+	invoice.Addresses = &Contact{Customer: "invoice@example.com"}
+	for _, order := range [][]Fact{{charge, invoice}, {invoice, charge}} {
+		b := setup(t)
+		b.record(t, order...)
+		_, err := b.store.Pool().Exec(ctx, `UPDATE notifications SET status = 'held', reason = 'no_address', due_at = $1 WHERE channel = 'email'`, testNow)
+		require.NoError(t, err)
+		for _, customer := range []string{"", "cus_1"} {
+			to, err := b.store.Recipient(ctx, testKey, customer)
+			require.NoError(t, err)
+			require.Equal(t, "invoice@example.com", to.Email)
+		}
+		woken, err := b.store.WakeHeld(ctx, store.ReasonNoAddress, 10)
+		require.NoError(t, err)
+		require.Equal(t, 1, woken, "%s last", order[1].EventType)
+	}
+}
+
 func TestTheLanguageIsFoundInTheContractsOrder(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

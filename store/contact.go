@@ -118,9 +118,12 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 	}
 	var inFacts Contact
 	var sessionLocale string
-	factRows, err := s.pool.Query(ctx, `SELECT contact, coalesce(detail::json->>'lo', ''), coalesce(detail::json->>'slo', '') FROM facts
-		WHERE payment_id = $1 AND source = $2 AND account = $3 AND livemode = $4
-		ORDER BY created DESC, event_id DESC, api_version DESC`, k.PaymentID, k.Source, k.Account, k.Livemode)
+	// An invoice's own events have named no payment since 2025-03-31. They give an address; the language is the payment's.
+	factRows, err := s.pool.Query(ctx, `SELECT f.contact, CASE f.payment_id WHEN $1 THEN coalesce(f.detail::json->>'lo', '') ELSE '' END, coalesce(f.detail::json->>'slo', '')
+		FROM facts f WHERE f.payment_id = ANY (ARRAY[$1, (SELECT p.invoice FROM payments p
+			WHERE p.payment_id = $1 AND p.source = $2 AND p.account = $3 AND p.livemode = $4)])
+		AND f.source = $2 AND f.account = $3 AND f.livemode = $4
+		ORDER BY f.created DESC, f.event_id DESC, f.api_version DESC`, k.PaymentID, k.Source, k.Account, k.Livemode)
 	if err != nil {
 		return r, fmt.Errorf("reading the addresses of payment %s: %w", k.PaymentID, err)
 	}
@@ -241,8 +244,8 @@ const (
 )
 
 // WakeHeld inserts jobs for mails that are due, unclaimed and held for a reason that may be gone, the first mails of known customers
-// before those that yield to them, then oldest first, and limit at most: for no_address only those for whose customer or payment an
-// address has come to be known. It returns how many.
+// before those that yield to them, then oldest first, and limit at most: for no_address only those for whose customer, payment or
+// invoice an address has come to be known. It returns how many.
 func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, error) {
 	rows, err := s.pool.Query(ctx, `SELECT n.id FROM notifications n
 		WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at <= $1 AND n.reason = $2
@@ -251,8 +254,8 @@ func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, er
 				AND c.livemode = n.livemode AND c.contact IS NOT NULL AND NOT c.deleted)
 			OR EXISTS (SELECT 1 FROM contacts c WHERE c.customer_id = n.customer AND c.source = n.source AND c.account = n.account
 				AND c.livemode = n.livemode AND c.contact IS NOT NULL)
-			OR EXISTS (SELECT 1 FROM facts f WHERE f.payment_id = n.payment_id AND f.source = n.source AND f.account = n.account
-				AND f.livemode = n.livemode AND f.contact IS NOT NULL))
+			OR EXISTS (SELECT 1 FROM facts f WHERE f.payment_id = ANY (ARRAY[n.payment_id, (SELECT p.invoice FROM payments p WHERE `+sameKey("p", "n")+`)])
+				AND f.source = n.source AND f.account = n.account AND f.livemode = n.livemode AND f.contact IS NOT NULL))
 		ORDER BY (n.reason IN ('mail_storm', 'daily_limit') AND n.template = 'first' AND `+knownCustomer+`) DESC, n.due_at LIMIT $4`, s.Now(), reason, ReasonNoAddress, limit)
 	if err != nil {
 		return 0, fmt.Errorf("looking for held mails: %w", err)
