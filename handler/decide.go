@@ -125,7 +125,7 @@ func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notif
 }
 
 // inboxNotice is for the merchant's own app; only a known customer has an inbox. A payment that recovered takes its
-// notice back.
+// notice back, and one that is pending for as long: whoever reads it would pay twice.
 func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notification, bool) {
 	if d.Payment.Customer == "" || a.row.Presence == OnSession || d.Payment.Livemode != p.Livemode || d.noContact(a) {
 		return store.Notification{}, false
@@ -135,6 +135,8 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 	switch end := d.end(); {
 	case end != "":
 		n.Status, n.Reason = store.Canceled, end
+	case d.Payment.Status == Pending: // not held: nobody waits for it, and addresses would be kept for it
+		n.Status, n.Reason = store.Suppressed, ReasonPaymentPending
 	default:
 		n.Status, n.SentAt = store.Delivered, &n.DueAt
 	}

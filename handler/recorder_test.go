@@ -445,6 +445,28 @@ func TestAMailHasNoJobWhileItsPaymentIsPendingAndOneOnceItFailsAgain(t *testing.
 	require.Equal(t, 1, b.count(t, mailsWithJobs))
 }
 
+// Who has just paid anew, by a debit that takes days, would read to pay once more.
+func TestANoticeIsAwayWhileItsPaymentMayStillSucceed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	inbox := func() int {
+		page, _, err := b.store.InboxPage(t.Context(), store.InboxFilter{Customer: "cus_1", Limit: 10})
+		require.NoError(t, err)
+		return len(page)
+	}
+	b.record(t, chargeFailed(1, "expired_card"), intentFailed(1, "expired_card"))
+	require.Equal(t, 1, inbox())
+	anew := fact("evt_p", "payment_intent.processing", "payment_intent")
+	anew.Created++
+	b.record(t, anew)
+	require.Zero(t, inbox())
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'inbox' AND status = 'suppressed' AND reason = 'payment_pending'`))
+	again := intentFailed(2, "insufficient_funds")
+	again.Created += 2
+	b.record(t, again)
+	require.Equal(t, 1, inbox())
+}
+
 func TestAddressesAreSealedInTheDatabase(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
