@@ -203,6 +203,28 @@ func TestTheInboxHoldsWhatWasTold(t *testing.T) {
 	}
 }
 
+// Whoever has paid an order or an invoice by another payment is not asked for the money in the app, as by the links in mails.
+func TestAPaymentMadeOtherwiseLeavesTheInbox(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for id, change := range map[string]func(p *store.Payment){
+		"order": func(p *store.Payment) { p.OrderReference = "order_1" }, "invoice": func(p *store.Payment) { p.Invoice = "in_1" },
+		"another": func(p *store.Payment) { p.OrderReference, p.Invoice = "order_2", "in_2" }, "plain": func(*store.Payment) {},
+	} {
+		p, a := payment("pi_"+id), failed("fl_"+id, "pi_"+id)
+		p.FailedCreated = 4
+		change(&p)
+		b.save(store.Changes{Payments: []store.Payment{p}})
+		b.add(a)
+		b.save(store.Changes{Notifications: []store.Notification{notification("nt_"+id, a, store.ChannelInbox, store.Delivered)}})
+	}
+	paid := payment("pi_paid")
+	paid.Status, paid.OrderReference, paid.Invoice, paid.SucceededCreated = "recovered", "order_1", "in_1", 5
+	require.ElementsMatch(t, []string{"nt_order", "nt_invoice", "nt_another", "nt_plain"}, b.get("/v1/customers/cus_1/inbox").ids(t))
+	b.save(store.Changes{Payments: []store.Payment{paid}})
+	require.ElementsMatch(t, []string{"nt_another", "nt_plain"}, b.get("/v1/customers/cus_1/inbox").ids(t))
+}
+
 // What the customer gets must not depend on a fraud signal: the notices of a fraud and of a plain generic decline differ
 // in nothing but their own ids.
 func TestANoticeHidesFraud(t *testing.T) {

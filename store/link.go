@@ -24,6 +24,14 @@ type Link struct {
 // ErrNoLink is returned for a token that was never given out, or whose notification is gone.
 var ErrNoLink = errors.New("there is no such link")
 
+// paidOtherwise tells of a row p of payments whether its order or its invoice was paid by another payment. A success of as much by
+// the same customer, which ends mails too, may be for something else.
+const paidOtherwise = `(
+	EXISTS (SELECT 1 FROM payments o WHERE o.order_reference = p.order_reference AND o.order_reference <> '' AND o.source = p.source
+		AND o.account = p.account AND o.livemode = p.livemode AND o.succeeded_created >= p.failed_created AND o.succeeded_created > 0)
+	OR EXISTS (SELECT 1 FROM payments o WHERE o.invoice = p.invoice AND o.invoice <> '' AND o.source = p.source
+		AND o.account = p.account AND o.livemode = p.livemode AND o.succeeded_created >= p.failed_created AND o.succeeded_created > 0))`
+
 // NewLink makes a random token of 128 bits for a notification's mail. Only its hash is kept.
 func (s *Store) NewLink(ctx context.Context, notificationID string, expires time.Time) (string, error) {
 	raw := make([]byte, 16)
@@ -40,14 +48,10 @@ func (s *Store) NewLink(ctx context.Context, notificationID string, expires time
 // Link finds what a token leads to; expired ones are returned too.
 func (s *Store) Link(ctx context.Context, token string) (Link, error) {
 	hash := sha256.Sum256([]byte(token))
-	// What is given up (uncollectible) can still be paid. A success of as much by the same customer, which ends mails too, may
-	// be for something else.
+	// What is given up (uncollectible) can still be paid.
 	l, err := one[Link](ctx, s.pool, `SELECT p.payment_id, p.source, p.account, p.livemode, n.locale, n.mailbox, l.expires_at,
 			CASE WHEN p.status IN ('recovered', 'canceled') THEN p.status
-				WHEN EXISTS (SELECT 1 FROM payments o WHERE o.order_reference = p.order_reference AND o.order_reference <> '' AND o.source = p.source
-						AND o.account = p.account AND o.livemode = p.livemode AND o.succeeded_created >= p.failed_created AND o.succeeded_created > 0)
-					OR EXISTS (SELECT 1 FROM payments o WHERE o.invoice = p.invoice AND o.invoice <> '' AND o.source = p.source
-						AND o.account = p.account AND o.livemode = p.livemode AND o.succeeded_created >= p.failed_created AND o.succeeded_created > 0)
+				WHEN `+paidOtherwise+`
 					OR i.settled_created > 0 AND i.status NOT IN ('void', 'uncollectible') THEN 'recovered'
 				WHEN i.settled_created > 0 AND i.status = 'void' THEN 'canceled'
 				ELSE p.status END AS payment_status

@@ -60,7 +60,7 @@ var selectNotices = `SELECT n.id, n.payment_id, n.source, n.account, n.livemode,
 	LEFT JOIN attempts a ON a.id = n.failure_id`
 
 func inboxSQL(f InboxFilter, after time.Time) (string, []any) {
-	q := &question{where: []string{noticeWhere}}
+	q := &question{where: []string{noticeWhere, "NOT " + paidOtherwise}}
 	q.and("n.customer = ?", f.Customer)
 	q.within(f.Within, "n")
 	if f.Source != "" {
