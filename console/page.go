@@ -59,7 +59,11 @@ func moneyOf(amount int64, currency string) string {
 	if currency == "" {
 		return "—"
 	}
-	return decline.FormatMoney(amount, currency, decline.DefaultLocale) + " " + strings.ToUpper(currency)
+	money, code := decline.FormatMoney(amount, currency, decline.DefaultLocale), strings.ToUpper(currency)
+	if strings.Contains(money, code) { // it has no sign that English knows
+		return money
+	}
+	return money + " " + code
 }
 
 // tone is the colour of a word: what went well, waits, was left out, or went wrong. The word itself always stands there

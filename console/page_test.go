@@ -316,3 +316,12 @@ func TestStoredTextsStayText(t *testing.T) {
 	}
 	require.Contains(t, b.send(t, http.MethodGet, "/v1/failures/fl_x", "").body, `\u003cscript\u003e`, "JSON that a browser shows as a page holds no tag either")
 }
+
+func TestAnAmountNamesItsCurrencyOnce(t *testing.T) {
+	t.Parallel()
+	for currency, want := range map[string]string{
+		"usd": "$20.00 USD", "jpy": "¥2,000 JPY", "chf": "CHF\u00a020.00", "kwd": "KWD\u00a02.000", "": "—",
+	} {
+		require.Equal(t, want, moneyOf(2000, currency))
+	}
+}
