@@ -27,6 +27,7 @@ func TestTheUnsubscribePageWorksInABrowser(t *testing.T) {
 	for i, locale := range []string{"en", "ar"} {
 		target := sample(Open)
 		target.Locale = decline.MatchLocale(locale)
+		target.SupportEmail = "kundenservice@teeversandhandel.example" // no spaces to break it at
 		s := setup(t, target)
 		width := int64(360 + 400*i)
 		require.NoError(t, chromedp.Do(tab, chromedp.EmulateViewport(width, 560), chromedp.Navigate(s.url+"/unsubscribe/"+goodToken)))
