@@ -212,14 +212,15 @@ func (s *server) noticeOf(n store.Notice, locale string) noticeJSON {
 		public = decline.Generic()
 	}
 	m := messageOf(public, locale, n.Locale, s.AccountLocales[n.Account])
-	amount := ""
-	if n.Currency != "" {
-		amount = decline.FormatMoney(n.Amount, n.Currency, m.Locale)
+	phrases := decline.PhrasesFor(m.Locale)
+	title := phrases.Heading
+	if n.Amount != 0 && n.Currency != "" { // both are known
+		title = decline.Fill(phrases.InboxTitle, "", decline.FormatMoney(n.Amount, n.Currency, m.Locale), "")
 	}
 	return noticeJSON{
 		ID: n.ID, Object: "notice", Source: n.Source, Account: text(n.Account), Livemode: n.Livemode, Customer: n.Customer,
 		PaymentID: n.PaymentID, PaymentStatus: n.PaymentStatus, Amount: n.Amount, Currency: text(n.Currency),
-		Title: decline.Fill(decline.PhrasesFor(m.Locale).InboxTitle, "", cmp.Or(amount, "—"), ""), Message: m, NextStep: text(string(public.NextStep)),
+		Title: title, Message: m, NextStep: text(string(public.NextStep)),
 		CreatedAt: n.CreatedAt.UTC(), ReadAt: moment(n.ReadAt),
 	}
 }

@@ -203,6 +203,24 @@ func TestTheInboxHoldsWhatWasTold(t *testing.T) {
 	}
 }
 
+func TestANoticeSaysNoAmountThatIsNotKnown(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for id, change := range map[string]func(*int64, *string){
+		"amount": func(amount *int64, _ *string) { *amount = 0 }, "currency": func(_ *int64, currency *string) { *currency = "" },
+	} {
+		p, a := payment("pi_"+id), failed("fl_"+id, "pi_"+id)
+		change(&p.Amount, &p.Currency)
+		change(&a.Amount, &a.Currency)
+		a.Customer = "cus_" + id
+		b.save(store.Changes{Payments: []store.Payment{p}})
+		b.add(a)
+		b.save(store.Changes{Notifications: []store.Notification{notification("nt_"+id, a, store.ChannelInbox, store.Delivered)}})
+		notice := b.get("/v1/customers/" + a.Customer + "/inbox").json(t)["data"].([]any)[0].(map[string]any)
+		require.Equal(t, "Your payment did not go through", notice["title"], id)
+	}
+}
+
 // Whoever has paid an order or an invoice by another payment is not asked for the money in the app, as by the links in mails.
 func TestAPaymentMadeOtherwiseLeavesTheInbox(t *testing.T) {
 	t.Parallel()

@@ -63,8 +63,8 @@ type Mail struct {
 	Locale   string // BCP 47; the nearest supported language is used
 	Kind     string // First or Reminder; empty means First
 	Public   decline.Public
-	Amount   int64  // in the provider's minor units
-	Currency string // ISO 4217, any case
+	Amount   int64  // in the provider's minor units; 0: not known
+	Currency string // ISO 4217, any case; empty: not known
 	// Link is where the customer fixes the payment: absolute, http or https.
 	Link string
 	// UnsubscribeURL is the preference link; empty for none. The List-Unsubscribe headers are set too, the one-click
@@ -186,7 +186,7 @@ func (m Mail) check() error {
 	if m.Date.IsZero() {
 		return fmt.Errorf("checking mail %s: no date", m.MessageID)
 	}
-	if !currencyPattern.MatchString(m.Currency) {
+	if m.Currency != "" && !currencyPattern.MatchString(m.Currency) {
 		return fmt.Errorf("checking mail %s: currency %.20q is not three letters", m.MessageID, m.Currency)
 	}
 	if !ValidName(m.Profile.MerchantName) {
@@ -203,7 +203,12 @@ func (m Mail) check() error {
 
 func (m Mail) view(p decline.Phrases, locale string) view {
 	merchant, support := m.Profile.MerchantName, m.Profile.SupportEmail
-	amount := decline.FormatMoney(m.Amount, m.Currency, locale)
+	amount := ""
+	if m.Amount != 0 && m.Currency != "" {
+		amount = decline.FormatMoney(m.Amount, m.Currency, locale)
+	} else { // the sentences that name it have others in their place
+		p.Preheader, p.Intro = p.Heading, p.Subject
+	}
 	v := view{Lang: p.Locale, Dir: "ltr", Start: "left", Link: m.Link, Amount: amount, UnsubscribeURL: m.UnsubscribeURL}
 
 	subject := p.Subject

@@ -166,6 +166,28 @@ func TestAReminderHasItsOwnSubject(t *testing.T) {
 	require.Equal(t, decline.Fill(decline.PhrasesFor("en").Reminder, "Maple & Co", "", ""), message.Subject)
 }
 
+// No event of ours has told it, or none that could be read: nothing is paid with 0, and a customer who reads of it takes the mail for
+// a forgery.
+func TestAnAmountThatIsNotKnownIsNotSaid(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Mail){
+		"no amount": func(m *Mail) { m.Amount = 0 }, "no currency": func(m *Mail) { m.Currency = "" },
+		"neither": func(m *Mail) { m.Amount, m.Currency = 0, "" },
+	} {
+		for _, locale := range []string{"en", "ar"} {
+			m := sample()
+			m.Locale = locale
+			change(&m)
+			message, err := Render(m)
+			require.NoError(t, err, name)
+			require.NotRegexp(t, `[0-9€¤]`, message.Subject+message.Text[:strings.Index(message.Text, payLink)], name)
+			require.NotRegexp(t, `0[.]00|49[.]00|€|¤`, styles.ReplaceAllString(message.HTML, ""), name)
+			require.NotContains(t, message.HTML+message.Text, "\u2068\u2069")
+			require.Contains(t, message.HTML, decline.PhrasesFor(locale).Heading, name)
+		}
+	}
+}
+
 func TestEveryLanguageRendersWithItsDirection(t *testing.T) {
 	t.Parallel()
 	for _, locale := range decline.Locales() {
