@@ -99,8 +99,11 @@ func (p Public) Message(locale string) Message {
 func PhrasesFor(locale string) Phrases { return lexicons[languageOf(locale).tag]().Phrases }
 
 // Fill replaces the placeholders of a phrase. Values are inserted as they are; escaping is the template's task. A
-// placeholder inside a value stays as it is.
+// placeholder inside a value stays as it is. A merchant's name that ends in a full stop (Maple Inc.) ends its sentence too.
 func Fill(phrase, merchant, amount, support string) string {
+	if strings.HasSuffix(strings.TrimSuffix(merchant, "\u2069"), ".") { // it may be isolated
+		phrase = strings.ReplaceAll(phrase, "{merchant}.", "{merchant}")
+	}
 	return strings.NewReplacer("{merchant}", merchant, "{amount}", amount, "{support}", support).Replace(phrase)
 }
 

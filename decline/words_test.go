@@ -145,3 +145,16 @@ func TestFillReplacesOncePerPlaceholder(t *testing.T) {
 		require.False(t, strings.ContainsAny(got, "{}"), got)
 	}
 }
+
+func TestAMerchantsNameThatEndsInAFullStopEndsItsSentence(t *testing.T) {
+	t.Parallel()
+	for phrase, want := range map[string]string{
+		"Your payment of {amount} to {merchant}.": "Your payment of $20.00 to Maple Inc.",
+		"{merchant}. {merchant} wrote.":           "Maple Inc. Maple Inc. wrote.",
+		"Stop mails from {merchant}?":             "Stop mails from Maple Inc.?",
+	} {
+		require.Equal(t, want, decline.Fill(phrase, "Maple Inc.", "$20.00", ""))
+	}
+	require.Equal(t, "x \u2068Maple Inc.\u2069", decline.Fill("x {merchant}.", "\u2068Maple Inc.\u2069", "", ""), "isolated in a right-to-left sentence")
+	require.Equal(t, "to Maple.", decline.Fill("to {merchant}.", "Maple", "", ""))
+}
