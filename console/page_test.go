@@ -142,7 +142,7 @@ func (b *bench) staged() {
 	mail.SentAt, mail.CreatedAt, mail.DueAt = &sent, start.Add(-26*time.Hour), sent
 	b.save(store.Changes{Notifications: []store.Notification{mail}})
 	inbox := notification("nt_inbox", a, store.ChannelInbox, store.Delivered)
-	inbox.SentAt, inbox.CreatedAt = &mail.CreatedAt, mail.CreatedAt
+	inbox.SentAt, inbox.CreatedAt, inbox.DueAt = &mail.CreatedAt, mail.CreatedAt, mail.CreatedAt
 	b.save(store.Changes{Notifications: []store.Notification{inbox}})
 
 	fraud := change(failed("fl_fraud", "pi_3Q9xFraud"), func(a *store.Attempt) {

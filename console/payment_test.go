@@ -76,6 +76,24 @@ func TestANoticeIsMadeBeforeItIsDelivered(t *testing.T) {
 	require.Equal(t, []string{"created", "delivered"}, steps)
 }
 
+func TestMailsOfOneMomentAreListedInTheOrderInWhichTheyAreDue(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	a := failed("fl_1", "pi_1")
+	b.add(a)
+	one, two := notification("nt_b", a, store.ChannelEmail, store.Held), notification("nt_a", a, store.ChannelEmail, store.Held)
+	one.DueAt, two.DueAt = start.Add(72*time.Hour), start.Add(168*time.Hour)
+	b.save(store.Changes{Notifications: []store.Notification{two, one}})
+	ids := func(list any) (ids []string) {
+		for _, n := range list.([]any) {
+			ids = append(ids, n.(map[string]any)["id"].(string))
+		}
+		return ids
+	}
+	require.Equal(t, []string{"nt_b", "nt_a"}, ids(b.get("/v1/failures/fl_1").json(t)["notifications"]))
+	require.Equal(t, []string{"nt_b", "nt_a"}, ids(b.get("/v1/payments/pi_1").json(t)["timeline"]))
+}
+
 func TestTheSamePaymentIDInSeveralPlacesIsToldApart(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

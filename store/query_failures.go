@@ -237,7 +237,7 @@ func (s *Store) FindFailure(ctx context.Context, id string, w Within) (Failure, 
 // notificationsSQL reads the notifications of some payments, by the index on the whole key: by the ids alone, of which nobody
 // can say how rare they are before there are statistics, Postgres would prepare for a large part of the table.
 var notificationsSQL = "SELECT " + notificationTable.selected("n") + " FROM " + keyRows + " JOIN notifications n ON " + keyMatch("n", "payment_id") +
-	" ORDER BY n.created_at, n.id"
+	" ORDER BY n.created_at, n.due_at, n.id"
 
 func complete(ctx context.Context, db querier, failures []Failure) error {
 	if len(failures) == 0 {

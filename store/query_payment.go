@@ -70,7 +70,7 @@ func (s *Store) FindPayment(ctx context.Context, paymentID, source string, w Wit
 			return err
 		}
 		if h.Notifications, err = collect[Notification](ctx, tx, "SELECT "+listOf[Notification]("n")+
-			" FROM notifications n WHERE n.payment_id"+fmt.Sprintf(ofKey, "n")+" ORDER BY n.created_at, n.id",
+			" FROM notifications n WHERE n.payment_id"+fmt.Sprintf(ofKey, "n")+" ORDER BY n.created_at, n.due_at, n.id",
 			k.PaymentID, k.Source, k.Account, k.Livemode); err != nil {
 			return err
 		}
