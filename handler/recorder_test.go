@@ -467,6 +467,27 @@ func TestANoticeIsAwayWhileItsPaymentMayStillSucceed(t *testing.T) {
 	require.Equal(t, 1, inbox())
 }
 
+func TestANoticeThatSaysSomethingElseIsUnreadAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	unread := func() int {
+		page, _, err := b.store.InboxPage(t.Context(), store.InboxFilter{Customer: "cus_1", Unread: true, Limit: 10})
+		require.NoError(t, err)
+		return len(page)
+	}
+	b.record(t, chargeFailed(1, "insufficient_funds"))
+	var id string
+	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT id FROM notifications WHERE channel = 'inbox'`).Scan(&id))
+	_, err := b.store.MarkNoticeRead(t.Context(), id, store.Within{})
+	require.NoError(t, err)
+	same, other := chargeFailed(2, "insufficient_funds"), chargeFailed(3, "expired_card")
+	same.Created, other.Created = testCreated+60, testCreated+120
+	b.record(t, same)
+	require.Zero(t, unread(), "once is enough")
+	b.record(t, other)
+	require.Equal(t, 1, unread(), "there is something else to do")
+}
+
 func TestAddressesAreSealedInTheDatabase(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -454,10 +454,12 @@ var (
 		paymentTable.excluded("payment_id", "source", "account", "livemode", "created_at")
 	saveAttempts = `ON CONFLICT (id) DO UPDATE SET ` + attemptTable.excluded("id", "payment_id", "source", "account", "livemode")
 	// A mail that is over is its sender's alone. Of one that is claimed the decision is written down, should its try end in
-	// "not now"; what it speaks of is its sender's. What a page has shown is the stream's to write down.
+	// "not now"; what it speaks of is its sender's. What a page has shown is the stream's to write down. A notice that says something
+	// else was not read.
 	saveNotifications = `ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, reason = EXCLUDED.reason, updated_at = EXCLUDED.updated_at, ` +
 		excludedWhere("notifications.owner = 0", "failure_id", "due_at", "sent_at", "customer") + ", " +
-		excludedWhere("notifications.owner = 0 AND notifications.channel <> 'checkout'", "locale", "shown_code") + `
+		excludedWhere("notifications.owner = 0 AND notifications.channel <> 'checkout'", "locale", "shown_code") + `,
+		read_at = CASE WHEN EXCLUDED.shown_code = notifications.shown_code THEN notifications.read_at END
 		WHERE notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email'`
 )
 
