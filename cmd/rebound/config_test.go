@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"net"
 	"os"
 	"path/filepath"
@@ -249,6 +250,17 @@ func TestSimilarAndFutureVariablesAreWarnedOf(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_ENDPOINT is set, but this version does not use it",
 		"STRIPE_WEBHOOK_SECRETS is not a setting; did you mean STRIPE_WEBHOOK_SECRET?",
 	}, c.warnings)
+}
+
+// Any 32 bytes are a key, but such a one is a placeholder that somebody forgot.
+func TestAKeyThatIsOneByteRepeatedIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	weak := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("k"), 32))
+	c, err := loadConfig(complete("BILLING_NOTIFICATIONS=ours", "ENCRYPTION_KEY="+newKey()+","+weak), forServing)
+	require.NoError(t, err)
+	require.Len(t, c.warnings, 1)
+	require.Contains(t, c.warnings[0], "ENCRYPTION_KEY: key 2 of 2 is one byte repeated")
+	require.NotContains(t, c.warnings[0], weak[:8])
 }
 
 func TestTheSummaryShowsSecretsAndAddressesOnlyAsSet(t *testing.T) {

@@ -265,6 +265,12 @@ func (c *config) validateListeners(f *faults) {
 			f.add("ENCRYPTION_KEY", "%s", line)
 		}
 	}
+	for i, k := range keys {
+		if k.Guessable() {
+			c.warnings = append(c.warnings, fmt.Sprintf("ENCRYPTION_KEY: key %d of %d is one byte repeated: whoever guesses it reads the addresses; "+
+				"make a random one, for example with `openssl rand -base64 32`", i+1, len(keys)))
+		}
+	}
 	c.keys = keys
 }
 
