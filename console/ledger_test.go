@@ -104,3 +104,21 @@ func TestWhetherAPaymentUnderAttackMayBeRetriedTakesLittleMemory(t *testing.T) {
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
 	}
 }
+
+func TestABankDebitIsBoundByItsOwnNetwork(t *testing.T) {
+	t.Parallel()
+	for method, want := range map[string]string{"us_bank_account": "ach:reinitiations", "ach": "ach:reinitiations", "sepa_debit": ""} {
+		b := setup(t)
+		for i := range 3 {
+			b.add(change(failed(fmt.Sprintf("fl_%d", i), "pi_1"), func(a *store.Attempt) {
+				a.MethodType, a.Brand, a.Network, a.Country = method, "", "", ""
+				a.OccurredAt, a.AttemptsUsed, a.AttemptsLeft, a.RetryVerdict = start.Add(time.Duration(i-5)*24*time.Hour), int64(i+1), int64(3-i), "retry_now"
+			}))
+		}
+		m := b.get("/v1/payments/pi_1/retry-decision").json(t)
+		require.Equal(t, want == "", m["allowed"], method)
+		if want != "" {
+			require.Equal(t, []any{"after_customer_action", want}, []any{m["verdict"], m["limited_by"]}, method)
+		}
+	}
+}

@@ -9,7 +9,7 @@ import (
 
 // Cap is a bound on attempts, as a dated fact.
 type Cap struct {
-	Network string // stripe, a card network, or abecs-brazil for all cards issued in Brazil
+	Network string // stripe, a card network, ach, or abecs-brazil for all cards issued in Brazil
 	Rule    string
 	Max     int           // attempts within Window; 0: none at all; -1: no number
 	Window  time.Duration // 0: for ever

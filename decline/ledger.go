@@ -42,7 +42,7 @@ type Try struct {
 	Amount   int64 // minor units
 	Currency string
 	By       Initiator
-	Network  string // card network, else brand
+	Network  string // card network, else brand, else that of a bank debit
 	Country  string // of the card, ISO 3166-1 alpha-2
 
 	Code               string // the verdict's

@@ -80,6 +80,16 @@ func (l *ledger) read(c Cap, at time.Time) (f finding, ok bool) {
 		})
 	case c.Network == "stripe" && rule == rateLimited:
 		return l.barred(f, at, "", func(t Try) bool { return t.says(rateLimited) })
+	case rule == "reinitiations":
+		for _, t := range l.card {
+			if t.PaymentID == l.q.PaymentID {
+				f.Used++
+			}
+		}
+		if f.Used >= f.Max {
+			f.Limiting, f.verdict = true, l.otherMethod()
+		}
+		return f, true
 	case c.Network == "stripe":
 		return f, false // the older page's number and Billing's own policy are settings of max_retries_per_charge
 	case rule == category1:
@@ -108,6 +118,15 @@ func (l *ledger) read(c Cap, at time.Time) (f finding, ok bool) {
 		return f, true
 	}
 	return f, false
+}
+
+// BankNetwork names the network whose limits bind debits of a type of payment method; empty where there is none.
+func BankNetwork(methodType string) string {
+	switch methodType {
+	case "us_bank_account", "ach_debit", "ach", "bank_account":
+		return "ach"
+	}
+	return ""
 }
 
 // ledgerNetwork brings the spellings of a network in stored rows to the catalog's.

@@ -105,6 +105,10 @@ func TestEachLimitIsKept(t *testing.T) {
 		{"but another network's do not", soft("elo"), earlier(visa, 1, 90*24*time.Hour, 0, category("41")), decline.RetryNow, "", 0},
 		{"an unnumbered network has a careful number", soft("amex"), earlier(soft("amex"), 19, 2*time.Hour, time.Hour), decline.RetryLater, "amex:operator_default", month - 20*time.Hour},
 		{"spellings of a network are one", soft("American Express"), earlier(soft("amex"), 19, 2*time.Hour, time.Hour), decline.RetryLater, "amex:operator_default", month - 20*time.Hour},
+		{"a debit of the ACH network may be sent twice more", soft("ach"), earlier(soft("ach"), 1, 4*24*time.Hour, 0, onPayment), decline.RetryNow, "", 0},
+		{"and no more", soft("ach"), earlier(soft("ach"), 2, 4*24*time.Hour, 4*24*time.Hour, onPayment), decline.AfterCustomerAction, "ach:reinitiations", 0},
+		{"the same account's debits for other payments are others", soft("ach"), earlier(soft("ach"), 9, 2*time.Hour, time.Hour), decline.RetryNow, "", 0},
+		{"nor does another account's debit for this payment count", soft("ach"), earlier(soft("ach"), 2, 4*24*time.Hour, 4*24*time.Hour, onPayment, func(t *decline.Try) { t.Card, t.MethodID = "fp_2", "pm_2" }), decline.RetryNow, "", 0},
 		{"an attempt that does not say its card may be any of its payment's", soft("", func(q *decline.Question) { q.Card, q.MethodID = "", "" }), earlier(visa, 1, 2*time.Hour, 0, onPayment, category("04")), decline.RetryNever, "visa:category_1", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -31,7 +31,7 @@ type ledgerTry struct {
 func (a Attempt) try() decline.Try {
 	return decline.Try{
 		ID: a.ID, PaymentID: a.PaymentID, Number: int(a.AttemptsUsed), At: a.OccurredAt.UTC(), Card: cmp.Or(a.Fingerprint, a.MethodID), MethodID: a.MethodID,
-		Amount: a.Amount, Currency: a.Currency, By: decline.InitiatorOf(a.Presence), Network: cmp.Or(a.Network, a.Brand), Country: a.Country,
+		Amount: a.Amount, Currency: a.Currency, By: decline.InitiatorOf(a.Presence), Network: cmp.Or(a.Network, a.Brand, decline.BankNetwork(a.MethodType)), Country: a.Country,
 		Code: a.Code, DeclineCode: a.DeclineCode, ErrorCode: a.ErrorCode, FailureCode: a.FailureCode,
 		NetworkDeclineCode: a.NetworkDeclineCode, NetworkAdviceCode: a.NetworkAdviceCode,
 	}
