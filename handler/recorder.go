@@ -430,7 +430,7 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 		if a.Result == AttemptSucceeded {
 			prefix = "at_"
 		}
-		a.ID, a.PaymentStatus, a.PaymentTries = r.policy.AttemptID(prefix, k, a.AttemptKey), d.Payment.Status, int64(len(d.Failed))
+		a.ID, a.PaymentStatus, a.PaymentTries = r.policy.AttemptID(prefix, k, a.AttemptKey), d.Payment.Status, int64(min(len(d.Failed), 2))
 		kept[a.ID] = true
 		out.Attempts = append(out.Attempts, *a)
 		if a.Result == AttemptFailed && !known[a.ID] {

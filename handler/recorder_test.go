@@ -89,6 +89,26 @@ func (b bench) count(t *testing.T, query string, args ...any) (n int) {
 	return n
 }
 
+// A card tester can try one payment thousands of times. Each event of it would write the rows of all its attempts again, and
+// the dead ones would be in the way of the next.
+func TestAFurtherAttemptLeavesTheRowsOfTheOthersAlone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	versions := func() (at []string) {
+		rows, err := b.store.Pool().Query(t.Context(), `SELECT concat_ws(' ', charge, xmin) FROM attempts ORDER BY charge`)
+		require.NoError(t, err)
+		at, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		return at
+	}
+	b.record(t, chargeFailed(1, "do_not_honor"), intentFailed(1, "do_not_honor"), chargeFailed(2, "do_not_honor"), intentFailed(2, "do_not_honor"))
+	before := versions()
+	b.record(t, chargeFailed(3, "do_not_honor"), intentFailed(3, "do_not_honor"), chargeFailed(1, "do_not_honor"))
+	require.Equal(t, before, versions()[:2])
+	b.record(t, succeeded())
+	require.Equal(t, 3, b.count(t, `SELECT count(*) FROM attempts WHERE result = 'failed' AND payment_status = 'recovered'`), "what changes is written")
+}
+
 func TestArrivalOrderAndRepeatsDoNotChangeWhatIsStored(t *testing.T) {
 	t.Parallel()
 	events := []Fact{chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), chargeFailed(2, "stolen_card"), succeeded()}

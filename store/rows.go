@@ -208,7 +208,7 @@ type Attempt struct {
 	PublicNextStep   string `detail:"pnx"`
 	PublicField      string `detail:"pfi"`
 	PublicRetry      bool   `detail:"pre"`
-	PaymentTries     int64  `detail:"pt"` // failed attempts of the payment: all of its rows are derived together
+	PaymentTries     int64  `detail:"pt"` // failed attempts of the payment, 2 for more: a further one is not to change the rows of all
 	AwaitsCharge     bool   `detail:"aw"` // it has a charge whose event has not come yet
 
 	Presence string   `detail:"ps"` // on_session, off_session, in_person, unknown
