@@ -277,6 +277,32 @@ func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch3'`))
 }
 
+// A database that was moved by logical replication has its rows, and its sequences as they were made.
+func TestADatabaseWhoseSequencesWereLeftBehindLosesNoEvent(t *testing.T) {
+	t.Parallel()
+	b, guest := setupGuest(t)
+	known := intentFailed(1, "insufficient_funds")
+	known.MethodType = "us_bank_account"
+	b.record(t, guest)
+	b.record(t, known) // with a job
+	_, err := b.store.Pool().Exec(t.Context(), `SELECT setval('river_job_id_seq', (SELECT min(id) FROM river_job), false)`)
+	require.NoError(t, err)
+	for i := 2; i <= 3; i++ {
+		f := known
+		f.PaymentID, f.EventID = fmt.Sprint("pi_", i), fmt.Sprint("evt_again", i)
+		w := &waiting{delivery: Delivery{Facts: []Fact{f}}, answer: make(chan error, 1)}
+		for range 3 { // the provider sends again what was refused
+			b.recorder.commit(t.Context(), []*waiting{w})
+			if err = <-w.answer; err == nil {
+				break
+			}
+		}
+		require.NoError(t, err)
+	}
+	require.Zero(t, b.count(t, `SELECT count(*) FROM quarantine`))
+	require.Equal(t, 3, b.count(t, `SELECT count(DISTINCT payment_id) FROM attempts`))
+}
+
 // setupGuest has a recorder that looks customers up, and the failed bank debit of a payer who is not known.
 func setupGuest(t *testing.T) (b bench, guest Fact) {
 	t.Helper()

@@ -155,7 +155,9 @@ func IsDataError(err error) bool {
 	}
 	switch pg.Code[:2] {
 	case "22", "23", "54": // data exception, integrity constraint, program limit exceeded
-		return true
+		// A number that is taken is no fault of what came: the job queue's stand behind its rows where a database was moved without
+		// its sequences.
+		return pg.Code != "23505"
 	}
 	return false
 }
