@@ -306,6 +306,11 @@ func TestHeldMailEndsWhenItIsNoUseAnyMore(t *testing.T) {
 	n := b.notification(t, id)
 	require.Equal(t, store.Suppressed, n.Status)
 	require.Equal(t, store.ReasonSMTPNotConfigured, n.Reason)
+	told := b.logs.FilterMessage("mails.expired").All()
+	require.Len(t, told, 1, "a customer was not told: the log says so")
+	require.EqualValues(t, 1, told[0].ContextMap()["mails"])
+	require.NoError(t, s.Wake(t.Context()))
+	require.Equal(t, 1, b.logs.FilterMessage("mails.expired").Len())
 }
 
 func TestAMailIsAsOldAsTheAttemptThatItSpeaksOf(t *testing.T) {

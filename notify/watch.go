@@ -141,6 +141,9 @@ func (s *Sender) Wake(ctx context.Context) error {
 			}
 		}
 	}
-	_, err := s.Store.ExpireHeld(ctx, s.MaxAge)
+	ended, err := s.Store.ExpireHeld(ctx, s.MaxAge)
+	if ended > 0 {
+		s.Log.Info("mails.expired", zap.Int64("mails", ended), zap.Duration("after", s.MaxAge))
+	}
 	return err
 }
