@@ -18,8 +18,13 @@ import (
 	"rebound/store/job"
 )
 
-// ownerLock is the class of the advisory locks that processes hold on their numbers.
-const ownerLock = 0x7265626f
+// ownerLock is the class of the advisory locks that processes hold on their numbers: it is of the sequence that the numbers are
+// taken from, since Rebound in another schema of the database has the same numbers. It may not change between versions that run
+// side by side.
+const ownerLock = `'owner_numbers'::regclass::oid`
+
+// ownerLockClass is ownerLock as the functions take it.
+const ownerLockClass = ownerLock + `::bigint::bit(32)::int`
 
 // ErrOwnerLost is returned by Check once the session that holds the lock is gone: claims may by now be another's.
 var ErrOwnerLost = errors.New("this process no longer holds the lock on its claims")
@@ -51,7 +56,7 @@ func (s *Store) NewOwner(ctx context.Context) (*Owner, error) {
 	}
 	o.conn = conn
 	if err = conn.QueryRow(ctx, `SELECT nextval('owner_numbers')`).Scan(&o.Number); err == nil {
-		if _, err = conn.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, int32(ownerLock), int32(o.Number)); err == nil {
+		if _, err = conn.Exec(ctx, `SELECT pg_advisory_lock(`+ownerLockClass+`, $1)`, int32(o.Number)); err == nil {
 			return o, nil
 		}
 	}
@@ -105,7 +110,7 @@ func (o *Owner) Keep(ctx context.Context) error {
 		return fmt.Errorf("connecting for the lock of process %d: %w", o.Number, err)
 	}
 	free := false
-	err = conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, int32(ownerLock), int32(o.Number)).Scan(&free)
+	err = conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(`+ownerLockClass+`, $1)`, int32(o.Number)).Scan(&free)
 	if err == nil && free {
 		o.conn = conn
 		return nil
@@ -125,11 +130,11 @@ func (o *Owner) Close(ctx context.Context) {
 
 const idleOwnersSQL = `SELECT DISTINCT n.owner FROM notifications n WHERE n.owner <> 0 AND NOT EXISTS (
 	SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-	AND l.classid = $1::bigint::oid AND l.objid = n.owner::oid AND l.objsubid = 2 AND l.granted)`
+	AND l.classid = ` + ownerLock + ` AND l.objid = n.owner::oid AND l.objsubid = 2 AND l.granted)`
 
 // IdleOwners lists the numbers that have claims open, and whose lock nobody holds at this moment.
 func (s *Store) IdleOwners(ctx context.Context) ([]int64, error) {
-	rows, err := s.pool.Query(ctx, idleOwnersSQL, int64(ownerLock))
+	rows, err := s.pool.Query(ctx, idleOwnersSQL)
 	if err != nil {
 		return nil, fmt.Errorf("looking for dead processes: %w", err)
 	}
@@ -146,7 +151,7 @@ func (s *Store) IdleOwners(ctx context.Context) ([]int64, error) {
 func (s *Store) TakeOver(ctx context.Context, number int64, again bool, most int64) (ids []string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var dead bool
-		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1, $2)`, int32(ownerLock), int32(number)).Scan(&dead); err != nil || !dead {
+		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(`+ownerLockClass+`, $1)`, int32(number)).Scan(&dead); err != nil || !dead {
 			return err
 		}
 		const handedOver = `undecided + (mailbox IS NOT NULL)::int`

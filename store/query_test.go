@@ -80,7 +80,7 @@ func TestQuestionsAreAnsweredByTheirIndexes(t *testing.T) {
 	questions = append(questions, question{"ledger", sql, len(args), []string{"attempts_card", "attempts_card_code", "attempts_payment"}},
 		question{"notifications", store.NotificationsSQL, 4, []string{"notifications_payment"}},
 		question{"languages", store.LanguagesSQL, 6, []string{"facts_pkey", "contacts_pkey", "customers_pkey"}},
-		question{"dead processes", store.IdleOwnersSQL, 1, []string{"notifications_owner"}},
+		question{"dead processes", store.IdleOwnersSQL, 0, []string{"notifications_owner"}},
 		question{"jobs that are due", store.DueJobsSQL, 3, []string{"river_job_prioritized_fetching_index"}},
 		question{"mails that are due", store.DueMailsSQL, 2, []string{"notifications_held"}},
 		question{"mails before a mail", store.BudgetSQL, 11, []string{"notifications_payment", "notifications_sent", "notifications_undecided", "notifications_storm"}},

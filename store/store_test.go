@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"net/url"
 	"testing"
 	"time"
 
@@ -54,6 +55,43 @@ func TestWhoeverAsksAfterConnectionsBrokeAtRestIsAnswered(t *testing.T) {
 	_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.NoError(t, err)
 	require.NotEqual(t, pid, served(t, s))
+}
+
+// Two that share a database, each in a schema of its own, have the same numbers.
+func TestProcessesOfAnotherSchemaTakeNoNumber(t *testing.T) {
+	t.Parallel()
+	empty := storetest.NewEmpty(t)
+	admin, err := pgx.Connect(t.Context(), empty)
+	require.NoError(t, err)
+	defer admin.Close(context.Background())
+	of := func(schema string) *store.Owner {
+		_, err := admin.Exec(t.Context(), `CREATE SCHEMA `+schema)
+		require.NoError(t, err)
+		u, err := url.Parse(empty)
+		require.NoError(t, err)
+		q := u.Query()
+		q.Set("search_path", schema)
+		u.RawQuery = q.Encode()
+		require.NoError(t, store.Migrate(t.Context(), u.String()))
+		s := openPool(t, u.String(), 4)
+		impatient, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		o, err := s.NewOwner(impatient)
+		require.NoError(t, err)
+		t.Cleanup(func() { o.Close(context.Background()) })
+		_, err = s.Pool().Exec(t.Context(), `INSERT INTO notifications (id, payment_id, source, account, livemode, failure_id, channel, template, status, reason,
+			due_at, owner, message_id, customer, locale, shown_code, created_at, updated_at)
+			SELECT 'nt_' || n, 'pi_1', 'stripe', '', false, '', 'email', 'first', 'held', '', now(), n, '', '', '', '', now(), now() FROM unnest($1::bigint[]) n`,
+			[]int64{o.Number, o.Number + 1})
+		require.NoError(t, err)
+		idle, err := s.IdleOwners(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []int64{o.Number + 1}, idle)
+		return o
+	}
+	first, second := of("live"), of("test")
+	require.Equal(t, first.Number, second.Number)
+	require.NoError(t, first.Check(t.Context()))
 }
 
 func TestAReadOnlySessionIsUsedOnce(t *testing.T) {

@@ -332,13 +332,13 @@ func TestAServerThatIsToldToEndWhileItWaitsForItsNumbersLockEnds(t *testing.T) {
 	conn, err := pgx.Connect(t.Context(), dsn)
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
-	const class = 0x7265626f // of the locks on processes' numbers
-	_, err = conn.Exec(t.Context(), `SELECT pg_advisory_lock($1, 1)`, class)
+	const class = `'owner_numbers'::regclass::oid` // of the locks on processes' numbers
+	_, err = conn.Exec(t.Context(), `SELECT pg_advisory_lock(`+class+`::int, 1)`)
 	require.NoError(t, err)
 	c := start(t, complete("DATABASE_URL="+dsn, "LISTEN_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "LOG_FORMAT=json"), "serve")
 	require.Eventually(t, func() bool {
 		var waits bool
-		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND NOT granted)`, class).Scan(&waits)
+		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = `+class+` AND NOT granted)`).Scan(&waits)
 		return err == nil && waits
 	}, 30*time.Second, 10*time.Millisecond)
 	c.cancel()
