@@ -135,6 +135,7 @@ type notificationJSON struct {
 	Reason   *string    `json:"reason"`
 	DueAt    time.Time  `json:"due_at"`
 	SentAt   *time.Time `json:"sent_at"`
+	Unseen   bool       `json:"-"` // sent to the checkout page, and none was open to show it
 }
 
 // failureOf shapes a failed attempt. locale is the language that the reader asks for, empty for the customer's own,
@@ -209,7 +210,7 @@ func notificationsOf(rows []store.Notification) []notificationJSON {
 	out := make([]notificationJSON, len(rows))
 	for i, n := range rows {
 		out[i] = notificationJSON{ID: n.ID, Channel: n.Channel, Template: n.Template, Status: n.Status, Reason: text(n.Reason),
-			DueAt: n.DueAt.UTC(), SentAt: moment(n.SentAt)}
+			DueAt: n.DueAt.UTC(), SentAt: moment(n.SentAt), Unseen: n.Channel == store.ChannelCheckout && n.Status == store.Sent && n.ShownCode == ""}
 	}
 	return out
 }

@@ -242,6 +242,25 @@ func TestTheListTellsWhatWasToldOfEachFailure(t *testing.T) {
 	}, told)
 }
 
+// A shop that does not use the stream reads "sent" of all its customers at checkout, none of whom has seen anything.
+func TestThePagesTellWhetherACheckoutPageHasShownTheMessage(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	a := failed("fl_1", "pi_1")
+	b.add(a)
+	n := notification("nt_1", a, store.ChannelCheckout, store.Sent)
+	n.ShownCode = ""
+	b.save(store.Changes{Notifications: []store.Notification{n}})
+	session := b.session(allToken)
+	const unseen = "no page has shown it"
+	require.Contains(t, b.page("/console", session).body, unseen)
+	require.Contains(t, b.page("/console/failures/fl_1", session).body, unseen)
+	_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET shown_code = 'insufficient_funds'`)
+	require.NoError(t, err)
+	require.NotContains(t, b.page("/console", session).body, unseen)
+	require.NotContains(t, b.page("/console/failures/fl_1", session).body, unseen)
+}
+
 func TestTheListFiltersAndPages(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
