@@ -70,8 +70,13 @@ func (p Policy) Decide(d Derived, now time.Time) []store.Notification {
 			out = append(out, p.checkoutNotice(d, a, now))
 		}
 	}
-	if notice, ok := p.inboxNotice(d, newest, now); ok {
-		out = append(out, notice)
+	for i := len(d.Failed) - 1; i >= 0; i-- {
+		if a := d.Failed[i]; a.row.Presence != OnSession {
+			if notice, ok := p.inboxNotice(d, a, now); ok {
+				out = append(out, notice)
+			}
+			break
+		}
 	}
 	return append(out, p.mail(d, newest, now))
 }
@@ -124,10 +129,11 @@ func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notif
 	return n
 }
 
-// inboxNotice is for the merchant's own app; only a known customer has an inbox. A payment that recovered takes its
-// notice back, and one that is pending for as long: whoever reads it would pay twice.
+// inboxNotice is for the merchant's own app; only a known customer has an inbox. It tells of the newest attempt in the customer's
+// absence, and stays when they have tried at a page since, in vain. A payment that recovered takes its notice back, and one that
+// is pending for as long: whoever reads it would pay twice.
 func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notification, bool) {
-	if d.Payment.Customer == "" || a.row.Presence == OnSession || d.Payment.Livemode != p.Livemode || d.noContact(a) {
+	if d.Payment.Customer == "" || d.Payment.Livemode != p.Livemode || d.noContact(a) {
 		return store.Notification{}, false
 	}
 	n := p.notice(d, a, store.ChannelInbox, TemplateFirst, "", now)

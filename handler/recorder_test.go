@@ -534,6 +534,35 @@ func TestANoticeThatSaysSomethingElseIsUnreadAgain(t *testing.T) {
 	require.Equal(t, 1, unread(), "there is something else to do")
 }
 
+// The page has told of the second attempt. Of the payment, which is still open, the app goes on telling, as reminders do.
+func TestANoticeStaysWhenTheCustomerHasTriedAtAPageInVain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	notices := func() string {
+		page, _, err := b.store.InboxPage(t.Context(), store.InboxFilter{Customer: "cus_1", Limit: 10})
+		require.NoError(t, err)
+		var said []string
+		for _, n := range page {
+			said = append(said, fmt.Sprint(n.PublicCode, " ", n.ReadAt != nil))
+		}
+		return strings.Join(said, ", ")
+	}
+	b.record(t, chargeFailed(1, "expired_card"))
+	require.Equal(t, "expired_card false", notices())
+	_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET read_at = due_at WHERE channel = 'inbox'`)
+	require.NoError(t, err)
+	at := chargeFailed(2, "insufficient_funds")
+	at.Created, at.Session = testCreated+60, ""
+	at.RequestOrigin, at.CVCCheck = "api", "pass"
+	b.record(t, at)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'checkout'`))
+	require.Equal(t, "expired_card true", notices())
+	done := succeeded()
+	done.Created = testCreated + 120
+	b.record(t, done)
+	require.Empty(t, notices())
+}
+
 func TestAddressesAreSealedInTheDatabase(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
