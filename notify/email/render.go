@@ -244,7 +244,11 @@ func site(address string) string {
 	if err != nil {
 		return ""
 	}
-	return u.Host + strings.TrimRight(u.EscapedPath(), "/")
+	path := u.Path
+	if path != "" && !ValidName(path) { // what would break the line or turn it around stays encoded
+		path = u.EscapedPath()
+	}
+	return u.Host + strings.TrimRight(path, "/")
 }
 
 // isolate wraps s in Unicode's first-strong isolate.

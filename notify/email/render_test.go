@@ -136,10 +136,13 @@ func TestWithoutAPreferenceLinkNothingSpeaksOfOne(t *testing.T) {
 func TestAMailNamesTheMerchantsSite(t *testing.T) {
 	t.Parallel()
 	for address, want := range map[string]string{
-		"https://shop.example/":      "shop.example",
-		"https://shop.example/a&b/":  "shop.example/a&b",
-		"http://localhost:8090/shop": "localhost:8090/shop",
-		"":                           "",
+		"https://shop.example/":              "shop.example",
+		"https://shop.example/a&b/":          "shop.example/a&b",
+		"http://localhost:8090/shop":         "localhost:8090/shop",
+		"https://bücher.example/café/":       "bücher.example/café",
+		"https://shop.example/caf%C3%A9":     "shop.example/café",
+		"https://shop.example/%0aX%E2%80%AE": "shop.example/%0aX%E2%80%AE",
+		"":                                   "",
 	} {
 		m := sample()
 		m.Profile.MerchantURL, m.Profile.SupportEmail = address, ""
