@@ -563,6 +563,43 @@ func TestANoticeStaysWhenTheCustomerHasTriedAtAPageInVain(t *testing.T) {
 	require.Empty(t, notices())
 }
 
+// A notice is generic while its charge is awaited, and stays so where that brings a fraud signal: whether it is unread again may
+// not tell what the intent had named.
+func TestWhetherANoticeIsReadTellsNothingOfAFraudSignal(t *testing.T) {
+	t.Parallel()
+	read := func(first bool, intent, charge string) string {
+		b := setup(t)
+		at := int64(testCreated)
+		if first {
+			b.record(t, chargeFailed(1, "generic_decline"), intentFailed(1, "generic_decline"))
+			at += 60
+		}
+		said := func() (s string) {
+			require.NoError(t, b.store.Pool().QueryRow(t.Context(), `UPDATE notifications SET read_at = due_at WHERE channel = 'inbox' AND read_at IS NULL
+				RETURNING 'was unread'`).Scan(&s))
+			return s
+		}
+		one, two := intentFailed(2, intent), chargeFailed(2, charge)
+		one.Created, two.Created = at, at
+		if first {
+			said()
+			b.record(t, one)
+		} else {
+			b.record(t, one)
+			said()
+		}
+		before := b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'inbox' AND read_at IS NULL`)
+		b.record(t, two)
+		return fmt.Sprint(before, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'inbox' AND read_at IS NULL`))
+	}
+	for _, first := range []bool{false, true} {
+		want := read(first, "generic_decline", "generic_decline")
+		require.Equal(t, "0 0", want)
+		require.Equal(t, want, read(first, "insufficient_funds", "stolen_card"))
+		require.Equal(t, "0 1", read(first, "insufficient_funds", "insufficient_funds"), "now it says why")
+	}
+}
+
 func TestAddressesAreSealedInTheDatabase(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
