@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -314,4 +315,20 @@ func TestEachSampleCaseInAnyOrderPostedTwice(t *testing.T) {
 	for _, m := range peer.Held() {
 		require.NotContains(t, strings.ToLower(string(m.Raw)), "_secret_")
 	}
+}
+
+func TestInLiveModeLiveEventsAreMailed(t *testing.T) {
+	t.Parallel()
+	peer := smtptest.New(t, smtptest.Options{})
+	r := boot(t, serveEnv(storetest.New(t), newKey(), peer, setting{"MODE", "live"}))
+	p, err := sample.Build("authentication", sample.Params{Seed: 1, Now: time.Now()})
+	require.NoError(t, err)
+	live := regexp.MustCompile(`"livemode": *false`)
+	for _, e := range p.Events {
+		require.Equal(t, http.StatusOK, r.post(t, live.ReplaceAll(e.Body, []byte(`"livemode":true`))))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = peer.WaitHeld(ctx, 1)
+	require.NoError(t, err)
 }
