@@ -150,6 +150,29 @@ func TestLinksThatNoCustomerCanFollowAreWarnedOf(t *testing.T) {
 	}
 }
 
+// Nothing slows down who guesses, and a token opens addresses and redirects mails.
+func TestATokenThatCanBeGuessedIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	const long = "0123456789abcdef"
+	for set, want := range map[string]int{
+		"":                            0,
+		long:                          0,
+		long + "@acct_1":              0,
+		"admin":                       1,
+		long[1:]:                      1,
+		long + ",admin,root":          1,
+		"admin@acct_0123456789abcdef": 1,
+	} {
+		c, err := loadConfig(complete("API_TOKEN="+set, "BILLING_NOTIFICATIONS=ours"), forServing)
+		require.NoError(t, err)
+		require.Len(t, c.warnings, want, set)
+		if want > 0 {
+			require.Contains(t, c.warnings[0], "API_TOKEN")
+			require.NotContains(t, c.warnings[0], "admin")
+		}
+	}
+}
+
 func TestAnOriginIsReadAsBrowsersWriteIt(t *testing.T) {
 	t.Parallel()
 	c, err := loadConfig(complete("CHECKOUT_ORIGINS=https://Shop.example/, https://shop.example:443,http://shop.example:80,https://shop.example:8443,"+

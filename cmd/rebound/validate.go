@@ -31,6 +31,9 @@ import (
 // minRetention is how long failures are kept at least in live mode.
 const minRetention = 90 * 24 * time.Hour
 
+// minToken is the length in characters under which a token is warned of, since it can hardly be random.
+const minToken = 16
+
 // faults collects what is wrong, by variable.
 type faults struct {
 	lines  []string
@@ -223,7 +226,15 @@ func (c *config) validateListeners(f *faults) {
 		f.add("API_TOKEN", "is required because ADMIN_ADDR is not a loopback address")
 	}
 	if c.APIToken != "" {
-		c.tokens = tokens(f, splitList(c.APIToken))
+		items := splitList(c.APIToken)
+		c.tokens = tokens(f, items)
+		if slices.ContainsFunc(items, func(item string) bool {
+			secret, _, _ := strings.Cut(item, "@")
+			return len(secret) < minToken
+		}) {
+			c.warnings = append(c.warnings, fmt.Sprintf("API_TOKEN holds a token of under %d characters: nothing slows down who guesses. "+
+				"Take one that nobody can guess, for example from `openssl rand -hex 24`", minToken))
+		}
 	}
 	if c.PublicURL != "" {
 		if u, err := webURL(c.PublicURL, true); err != nil {
