@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"rebound/decline"
 	"rebound/store"
 	"rebound/store/seal"
 	"rebound/store/storetest"
@@ -47,4 +48,21 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkDerive works out a payment that a card tester has tried a thousand times.
+func BenchmarkDerive(b *testing.B) {
+	var facts []Fact
+	for i := range 1000 {
+		charge, intent := chargeFailed(i, "insufficient_funds"), intentFailed(i, "insufficient_funds")
+		for _, f := range []*Fact{&charge, &intent} {
+			f.Created, f.MethodID, f.RequestOrigin = testCreated+int64(i), fmt.Sprint("pm_", i), "api"
+		}
+		facts = append(facts, charge, intent)
+	}
+	for b.Loop() {
+		if d := Derive(testKey, facts, nil, decline.Rules{}); len(d.Failed) != 1000 {
+			b.Fatal(len(d.Failed))
+		}
+	}
 }

@@ -125,6 +125,7 @@ func deriveFacts(k PaymentKey, facts []*Fact, invoice *store.Invoice, rules decl
 	for _, f := range facts { // the merchant's own word, on any event of the payment; the newest stands
 		set(&locale, f.Locale)
 	}
+	told := tell(facts)
 	for i, a := range attempts {
 		row := store.Attempt{PaymentKey: k, AttemptKey: a.key, Result: AttemptFailed}
 		a.row = &row
@@ -137,7 +138,7 @@ func deriveFacts(k PaymentKey, facts []*Fact, invoice *store.Invoice, rules decl
 		row.AwaitsCharge = awaitsCharge(a)
 		a.verdict = verdict(a, i+1, rules)
 		fillVerdict(&row, a.verdict)
-		row.Presence, row.Evidence = presence(a, facts, d.Payment.Invoice, invoice)
+		row.Presence, row.Evidence = presence(a, told, d.Payment.Invoice, invoice)
 		d.Attempts = append(d.Attempts, row)
 	}
 	d.Attempts = append(d.Attempts, succeededAttempts(k, facts)...)

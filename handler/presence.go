@@ -43,19 +43,42 @@ var offCycles = map[string]bool{
 	"subscription_cycle": true, "subscription_threshold": true, "automatic_pending_invoice_item_invoice": true, "subscription": true,
 }
 
-// presence climbs the evidence ladder for one attempt; the first rung that bears decides. all are the
-// payment's facts, invoiceID the invoice that it belongs to, if any, and invoice its state, if known.
-func presence(a *attempt, all []*Fact, invoiceID string, invoice *store.Invoice) (verdict string, evidence []string) {
+// telling is what the facts of a payment, all together, say of where the customer was. It is gathered once: a card tester's
+// payment has thousands of attempts, and each would go through the facts of all.
+type telling struct {
+	session   string  // the merchant's own word, on any event of the payment; the newest stands
+	acted     []int64 // when the intent asked for the customer's action
+	page      bool    // it is paid on a page of Stripe's
+	offCycle  bool    // an invoice that Stripe made on its own
+	futureUse bool    // the intent keeps its method for later
+}
+
+// tell takes facts in their order.
+func tell(facts []*Fact) (t telling) {
+	for _, f := range facts {
+		if f.Session == OnSession || f.Session == OffSession {
+			t.session = f.Session
+		}
+		if f.EventType == "payment_intent.requires_action" {
+			t.acted = append(t.acted, f.Created)
+		}
+		t.offCycle = t.offCycle || offCycles[f.BillingReason]
+		t.futureUse = t.futureUse || f.Object == "payment_intent" && f.SetupFutureUsage != ""
+	}
+	t.page = strings.HasPrefix(orderReference(facts), "cs_")
+	return t
+}
+
+// presence climbs the evidence ladder for one attempt; the first rung that bears decides. invoiceID is the invoice that the
+// payment belongs to, if any, and invoice its state, if known.
+func presence(a *attempt, all telling, invoiceID string, invoice *store.Invoice) (verdict string, evidence []string) {
 	says := func(verdict, rung, weight string) (string, []string) {
 		return verdict, []string{rung + "=" + weight}
 	}
 
-	// 1. The merchant's own word, on any event of the payment; the newest stands.
-	for i := len(all) - 1; i >= 0; i-- {
-		switch all[i].Session {
-		case OnSession, OffSession:
-			return says(all[i].Session, "metadata", "strong")
-		}
+	// 1.
+	if all.session != "" {
+		return says(all.session, "metadata", "strong")
 	}
 	any := func(test func(*Fact) bool) bool {
 		for _, f := range a.facts {
@@ -110,21 +133,16 @@ func presence(a *attempt, all []*Fact, invoiceID string, invoice *store.Invoice)
 		return strings.HasPrefix(f.ThreeDSecure, "failed") || f.ThreeDSecureFlow == "challenge"
 	}):
 		return says(OnSession, "three_d_secure", "strong")
-	case !linked && actedBefore(a, all):
+	case !linked && actedBefore(a, all.acted):
 		return says(OnSession, "requires_action", "strong")
 	case code("payment_method_customer_decline"), any(func(f *Fact) bool { return strings.HasSuffix(f.ErrorCode, "_attempt_expired") }):
 		return says(OnSession, "redirect_left", "strong")
-	case strings.HasPrefix(orderReference(all), "cs_"):
+	case all.page:
 		return says(OnSession, "checkout_session", "strong")
 	}
 	// 5.
-	if invoice != nil && offCycles[invoice.BillingReason] {
+	if all.offCycle || invoice != nil && offCycles[invoice.BillingReason] {
 		return says(OffSession, "invoice_cycle", "strong")
-	}
-	for _, f := range all {
-		if offCycles[f.BillingReason] {
-			return says(OffSession, "invoice_cycle", "strong")
-		}
 	}
 	// 6. Stripe acted by itself.
 	if any(func(f *Fact) bool { return f.RequestOrigin == "none" }) {
@@ -141,7 +159,8 @@ func presence(a *attempt, all []*Fact, invoiceID string, invoice *store.Invoice)
 		return says(OffSession, "authentication_required", "strong")
 	}
 	// 9. Stripe refuses off_session=true together with setup_future_usage; billing's own intents carry it too.
-	if !linked && intentSays(a, all, func(f *Fact) bool { return f.SetupFutureUsage != "" }) {
+	// An attempt that has only its charge's facts is told of by the intent's own.
+	if !linked && (all.futureUse || any(func(f *Fact) bool { return f.SetupFutureUsage != "" })) {
 		return says(OnSession, "setup_future_usage", "strong")
 	}
 	// 10. A method nobody kept, or one made just now, or a security code that somebody typed.
@@ -188,25 +207,9 @@ func late(facts []*Fact) bool {
 }
 
 // actedBefore tells whether the intent asked for the customer's action shortly before the attempt failed.
-func actedBefore(a *attempt, all []*Fact) bool {
-	for _, f := range all {
-		if f.EventType == "payment_intent.requires_action" && f.Created <= a.created && a.created-f.Created <= int64(absentAfter/time.Second) {
-			return true
-		}
-	}
-	return false
-}
-
-// intentSays looks at the intent's own facts: those of the attempt, or any of the payment where the attempt has only
-// its charge's.
-func intentSays(a *attempt, all []*Fact, test func(*Fact) bool) bool {
-	for _, f := range a.facts {
-		if test(f) {
-			return true
-		}
-	}
-	for _, f := range all {
-		if f.Object == "payment_intent" && test(f) {
+func actedBefore(a *attempt, acted []int64) bool {
+	for _, at := range acted {
+		if at <= a.created && a.created-at <= int64(absentAfter/time.Second) {
 			return true
 		}
 	}
