@@ -476,6 +476,7 @@ func TestEveryDecisionNotToMailHasItsReason(t *testing.T) {
 		"on session by the merchant's word":           {change: func(f *Fact) { f.Session = OnSession }, status: store.Suppressed, reason: ReasonOnSession},
 		"in person":                                   {change: func(f *Fact) { f.MethodType = "card_present" }, status: store.Suppressed, reason: ReasonInPerson},
 		"an invoice that Stripe mails about":          {change: func(f *Fact) { f.Invoice = "in_1" }, status: store.Suppressed, reason: ReasonStripeBilling},
+		"an invoice whose customer is at the page":    {change: func(f *Fact) { f.Invoice, f.Session = "in_1", OnSession }, status: store.Suppressed, reason: ReasonOnSession},
 		"an invoice that we mail about":               {change: func(f *Fact) { f.Invoice = "in_1" }, policy: func(p *Policy) { p.MailsInvoices = true }, status: store.Held},
 		"a connected account with no profile":         {change: func(f *Fact) { f.Account = "acct_1" }, status: store.Suppressed, reason: ReasonNoProfile},
 		"a connected account with a profile":          {change: func(f *Fact) { f.Account = "acct_1" }, policy: func(p *Policy) { p.Profiles = map[string]bool{"acct_1": true} }, status: store.Held},

@@ -726,6 +726,8 @@ func TestARepeatDoesNotUndoWhatTheSenderDecided(t *testing.T) {
 	cases := map[string]struct{ set, want string }{
 		"superseded": {`status = 'canceled', reason = 'superseded'`, "canceled superseded"},
 		"storm":      {`reason = 'mail_storm'`, "held mail_storm"},
+		"day":        {`reason = 'daily_limit'`, "held daily_limit"},
+		"no address": {`reason = 'no_address'`, "held no_address"},
 		"not now":    {`next_try_at = now()`, "held "},
 	}
 	for _, reason := range []string{

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -258,6 +259,65 @@ func TestASuccessOfTheCustomersOwnAnHourBeforeMakesThemKnown(t *testing.T) {
 			require.Equal(t, c.want, b.notification(t, id).Status)
 		})
 	}
+}
+
+func TestOfOneIdInTwoAccountsEachCustomerHasLimits(t *testing.T) {
+	t.Parallel()
+	for name, sent := range map[string]time.Duration{"today": time.Hour, "this week": 72 * time.Hour} {
+		b := setup(t)
+		s := b.sender(t)
+		id := b.failing(t, "pi_1", "buyer@example.com")
+		b.exec(t, `INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object('id', 'nt_' || i, 'payment_id', 'pi_other',
+			'account', 'acct_1', 'status', 'sent', 'mailbox', '\x00', 'sent_at', $1::timestamptz))).* FROM notifications n, generate_series(1, 4) i`,
+			b.clock.now().Add(-sent))
+		b.clock.forward(time.Minute)
+		deliver(t, s, id)
+		require.Equal(t, store.Sent, b.notification(t, id).Status, name)
+	}
+}
+
+// Two senders must not both take the last place.
+func TestMailsAreCountedOneAfterAnother(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	counting, err := b.store.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = counting.Rollback(t.Context()) }() // else a failure hangs
+	_, err = counting.Exec(t.Context(), `SELECT pg_advisory_xact_lock($1)`, int64(0x62756467))
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Deliver(context.Background(), id)
+		done <- err
+	}()
+	for b.count(t, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 0 {
+		require.Empty(t, done, "it waits for nobody")
+	}
+	require.Zero(t, b.post.count())
+	require.NoError(t, counting.Commit(t.Context()))
+	require.NoError(t, <-done)
+	require.Equal(t, 1, b.post.count())
+}
+
+func TestAMailIsBookedForItsOwnerAlone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	owner, claimed := b.claims(t, id)
+	defer owner.Close(t.Context())
+	n := claimed.Notification
+	n.Mailbox = []byte("somebody's")
+	book := func(owner int64) int {
+		require.NoError(t, b.store.Budget(t.Context(), owner, &n, func(store.Use) bool { return true }))
+		return b.count(t, `SELECT count(*) FROM notifications WHERE mailbox = $1`, n.Mailbox)
+	}
+	require.Zero(t, book(owner.Number+1))
+	require.Equal(t, 1, book(owner.Number))
 }
 
 func TestDailyRemindersAllGoOutThoughOneIsLate(t *testing.T) {

@@ -1328,6 +1328,20 @@ func TestAMailWaitsForTheWordOfItsAttemptsCharge(t *testing.T) {
 
 // The hold never restarts, so a later attempt's mail is due with the first event of it, of which the other may say that the
 // customer was at the page.
+func TestAHoldShorterThanTheWaitForAChargeDoesNotShortenIt(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.exec(t, `UPDATE notifications SET due_at = $1`, start.Add(2*time.Second))
+	b.exec(t, `UPDATE attempts SET detail = jsonb_set(detail::jsonb, '{aw}', 'true')::text`)
+	b.clock.forward(2 * time.Second)
+	deliver(t, s, id)
+	n := b.notification(t, id)
+	require.Equal(t, store.Held, n.Status)
+	require.Equal(t, start.Add(decline.ChargeWindow), n.NextTryAt.UTC())
+}
+
 func TestALaterAttemptsMailWaitsForItsTwinEvent(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ hold, waits time.Duration }{

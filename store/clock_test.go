@@ -49,3 +49,33 @@ func TestADifferenceThatMayBeTheWayToPostgresSetsNoClock(t *testing.T) {
 	asked = -1
 	require.Less(t, time.Since(s.Now()).Abs(), time.Minute)
 }
+
+func TestAnAnswerIsAsOldAsHalfTheWayToPostgres(t *testing.T) {
+	t.Parallel()
+	keys, err := seal.ParseKeys(seal.GenerateKey())
+	require.NoError(t, err)
+	var asked int
+	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 1, Now: func() time.Time {
+		asked++
+		return time.Now().Add(-time.Hour + time.Duration(asked)*40*time.Second) // each look at the clock takes 40 s
+	}})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	require.NoError(t, s.SetClock(t.Context()))
+	require.InDelta(t, 80, time.Until(s.Now()).Seconds(), 19, "half of the two looks that the way took, and this one")
+}
+
+// The job queue's leader makes jobs ready by its own clock that others have dated.
+func TestTheJobQueuesClockIsTheStores(t *testing.T) {
+	t.Parallel()
+	keys, err := seal.ParseKeys(seal.GenerateKey())
+	require.NoError(t, err)
+	s, err := store.Open(t.Context(), store.Config{DSN: storetest.New(t), Keys: keys, MaxConns: 1, Now: func() time.Time { return time.Now().Add(-time.Hour) }})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	require.NoError(t, s.SetClock(t.Context()))
+	jobs := s.JobClock()
+	require.InDelta(t, 0, s.Now().Sub(jobs.Now()).Seconds(), 20)
+	require.Contains(t, jobs.Now().String(), " m=", "of two readings the machine's own measure tells the span")
+	require.Nil(t, jobs.NowOrNil(), "statements go by Postgres itself")
+}
