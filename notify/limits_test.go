@@ -400,6 +400,30 @@ func TestLimitsJudge(t *testing.T) {
 	}
 }
 
+func TestAMailWaitsForTheEndOfItsPaymentsDayOnlyWhereThatLetsItGoOut(t *testing.T) {
+	t.Parallel()
+	limits := Limits{PerPayment24h: 1, PerPayment: 4}
+	end := start.Add(time.Minute)
+	for name, c := range map[string]struct {
+		use    store.Use
+		limits Limits
+		want   bool
+	}{
+		"the day ends in a minute":     {store.Use{PaymentDay: 1, PaymentDayOver: end}, limits, true},
+		"in an hour":                   {store.Use{PaymentDay: 1, PaymentDayOver: start.Add(time.Hour)}, limits, true},
+		"in more than an hour":         {store.Use{PaymentDay: 1, PaymentDayOver: start.Add(time.Hour + 1)}, limits, false},
+		"it is over":                   {store.Use{PaymentDay: 1, PaymentDayOver: start}, limits, false},
+		"nothing was sent in it":       {store.Use{PaymentDayOver: end}, limits, false},
+		"the payment has had its four": {store.Use{PaymentDay: 1, PaymentEver: 4, PaymentDayOver: end}, limits, false},
+		"unsubscribed":                 {store.Use{PaymentDay: 1, Suppressed: "unsubscribed", PaymentDayOver: end}, limits, false},
+		"none is allowed in any":       {store.Use{PaymentDay: 1, PaymentDayOver: end}, Limits{PerPayment: 4}, false},
+	} {
+		at, ok := c.limits.soon(c.use, start)
+		require.Equal(t, c.want, ok, name)
+		require.Equal(t, c.use.PaymentDayOver, at, name)
+	}
+}
+
 func TestAStormsMailsGoOutOnceTheFuseIsLifted(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -390,6 +390,33 @@ func deferred(t *testing.T) (b *bench, s *Sender, id string) {
 	return b, s, id
 }
 
+func TestAMailIsNotTriedAgainBeforeItsTime(t *testing.T) {
+	t.Parallel()
+	b, s, id := deferred(t)
+	deliver(t, s, id)
+	next := b.notification(t, id).NextTryAt
+	b.clock.forward(next.Sub(b.clock.now()) - time.Microsecond)
+	deliver(t, s, id) // by a job that was one too many
+	require.Equal(t, 1, b.post.count())
+	b.clock.forward(time.Microsecond)
+	deliver(t, s, id)
+	require.Equal(t, 2, b.post.count())
+}
+
+func TestWhatIsDecidedWhileAMailIsRefusedStands(t *testing.T) {
+	t.Parallel()
+	for decided, want := range map[string]string{"held": "payment_pending", "suppressed": "on_session"} {
+		b, s, id := deferred(t)
+		b.post.answer = func(Letter) Outcome {
+			b.exec(t, `UPDATE notifications SET status = $2, reason = $3 WHERE id = $1`, id, decided, want)
+			return Outcome{Result: Deferred, Code: 451}
+		}
+		deliver(t, s, id)
+		n := b.notification(t, id)
+		require.Equal(t, []string{decided, want}, []string{n.Status, n.Reason})
+	}
+}
+
 func TestAMailRefusedForADayIsGivenUp(t *testing.T) {
 	t.Parallel()
 	b, s, id := deferred(t)
@@ -1099,7 +1126,7 @@ func TestNoReminderFollowsAMailWhoseCustomerIsErasedWhileItIsSent(t *testing.T) 
 // A further event may bar the payment's mails while its first is out: that one cannot be had back, the others are not to follow.
 func TestNoReminderFollowsAMailThatIsBarredWhileItIsSent(t *testing.T) {
 	t.Parallel()
-	for reason, want := range map[string]int{"": 2, "on_session": 2, "no_contact": 1, "billing_by_stripe": 1} {
+	for reason, want := range map[string]int{"": 2, "on_session": 2, "no_contact": 1, "billing_by_stripe": 1, "no_account_profile": 1} {
 		b := setup(t)
 		s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour} })
 		id := b.failing(t, "pi_1", "buyer@example.com")
