@@ -138,9 +138,6 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 	}
 	n := p.notice(d, a, store.ChannelInbox, TemplateFirst, "", now)
 	n.DueAt = *d.Payment.FailedReceivedAt
-	if a.row.AwaitsCharge { // as it reads meanwhile: a notice that says something else is unread again, and that may betray nothing
-		n.ShownCode = decline.GenericDecline
-	}
 	switch end := d.end(); {
 	case end != "":
 		n.Status, n.Reason = store.Canceled, end

@@ -513,27 +513,6 @@ func TestANoticeIsAwayWhileItsPaymentMayStillSucceed(t *testing.T) {
 	require.Equal(t, 1, inbox())
 }
 
-func TestANoticeThatSaysSomethingElseIsUnreadAgain(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	unread := func() int {
-		page, _, err := b.store.InboxPage(t.Context(), store.InboxFilter{Customer: "cus_1", Unread: true, Limit: 10})
-		require.NoError(t, err)
-		return len(page)
-	}
-	b.record(t, chargeFailed(1, "insufficient_funds"))
-	var id string
-	require.NoError(t, b.store.Pool().QueryRow(t.Context(), `SELECT id FROM notifications WHERE channel = 'inbox'`).Scan(&id))
-	_, err := b.store.MarkNoticeRead(t.Context(), id, store.Within{})
-	require.NoError(t, err)
-	same, other := chargeFailed(2, "insufficient_funds"), chargeFailed(3, "expired_card")
-	same.Created, other.Created = testCreated+60, testCreated+120
-	b.record(t, same)
-	require.Zero(t, unread(), "once is enough")
-	b.record(t, other)
-	require.Equal(t, 1, unread(), "there is something else to do")
-}
-
 // The page has told of the second attempt. Of the payment, which is still open, the app goes on telling, as reminders do.
 func TestANoticeStaysWhenTheCustomerHasTriedAtAPageInVain(t *testing.T) {
 	t.Parallel()
@@ -561,43 +540,6 @@ func TestANoticeStaysWhenTheCustomerHasTriedAtAPageInVain(t *testing.T) {
 	done.Created = testCreated + 120
 	b.record(t, done)
 	require.Empty(t, notices())
-}
-
-// A notice is generic while its charge is awaited, and stays so where that brings a fraud signal: whether it is unread again may
-// not tell what the intent had named.
-func TestWhetherANoticeIsReadTellsNothingOfAFraudSignal(t *testing.T) {
-	t.Parallel()
-	read := func(first bool, intent, charge string) string {
-		b := setup(t)
-		at := int64(testCreated)
-		if first {
-			b.record(t, chargeFailed(1, "generic_decline"), intentFailed(1, "generic_decline"))
-			at += 60
-		}
-		said := func() (s string) {
-			require.NoError(t, b.store.Pool().QueryRow(t.Context(), `UPDATE notifications SET read_at = due_at WHERE channel = 'inbox' AND read_at IS NULL
-				RETURNING 'was unread'`).Scan(&s))
-			return s
-		}
-		one, two := intentFailed(2, intent), chargeFailed(2, charge)
-		one.Created, two.Created = at, at
-		if first {
-			said()
-			b.record(t, one)
-		} else {
-			b.record(t, one)
-			said()
-		}
-		before := b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'inbox' AND read_at IS NULL`)
-		b.record(t, two)
-		return fmt.Sprint(before, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'inbox' AND read_at IS NULL`))
-	}
-	for _, first := range []bool{false, true} {
-		want := read(first, "generic_decline", "generic_decline")
-		require.Equal(t, "0 0", want)
-		require.Equal(t, want, read(first, "insufficient_funds", "stolen_card"))
-		require.Equal(t, "0 1", read(first, "insufficient_funds", "insufficient_funds"), "now it says why")
-	}
 }
 
 func TestAddressesAreSealedInTheDatabase(t *testing.T) {

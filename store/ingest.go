@@ -458,12 +458,10 @@ var (
 	saveAttempts = `ON CONFLICT (id) DO UPDATE SET ` + attemptTable.excluded("id", "payment_id", "source", "account", "livemode") +
 		` WHERE attempts.* IS DISTINCT FROM EXCLUDED.*`
 	// A mail that is over is its sender's alone. Of one that is claimed the decision is written down, should its try end in
-	// "not now"; what it speaks of is its sender's. What a page has shown is the stream's to write down. A notice that says something
-	// else was not read.
+	// "not now"; what it speaks of is its sender's. What a page has shown is the stream's to write down.
 	saveNotifications = `ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, reason = EXCLUDED.reason, updated_at = EXCLUDED.updated_at, ` +
 		excludedWhere("notifications.owner = 0", "failure_id", "due_at", "sent_at", "customer") + ", " +
-		excludedWhere("notifications.owner = 0 AND notifications.channel <> 'checkout'", "locale", "shown_code") + `,
-		read_at = CASE WHEN EXCLUDED.shown_code = notifications.shown_code THEN notifications.read_at END
+		excludedWhere("notifications.owner = 0 AND notifications.channel <> 'checkout'", "locale", "shown_code") + `
 		WHERE notifications.status IN ('held', 'suppressed', 'canceled') OR notifications.channel <> 'email'`
 )
 
