@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -251,37 +250,13 @@ func invoiceUnsaid(facts []*Fact) bool {
 // deriveInvoice works out an invoice's state from its facts: the newest word stands, and what is settled stays settled.
 func deriveInvoice(k PaymentKey, facts []*Fact) store.Invoice {
 	inv := store.Invoice{PaymentKey: k}
-	facts = inOrder(facts)
-	partly := paidInPart(facts)
-	for _, f := range facts {
+	for _, f := range inOrder(facts) {
 		set(&inv.BillingReason, f.BillingReason)
-		if partly && f.EventType == invoicePart {
-			continue
-		}
 		set(&inv.Status, f.Status)
 		switch f.EventType {
-		case "invoice.paid", "invoice.payment_succeeded", "invoice.voided", "invoice.marked_uncollectible", invoicePart:
+		case "invoice.paid", "invoice.payment_succeeded", "invoice.voided", "invoice.marked_uncollectible", "invoice_payment.paid":
 			inv.SettledCreated = max(inv.SettledCreated, f.Created)
 		}
 	}
 	return inv
-}
-
-// invoicePart is the event of each payment of an invoice, which may be one of several.
-const invoicePart = "invoice_payment.paid"
-
-// paidInPart tells whether an invoice's payments come to less than is due, as far as it is known what is.
-func paidInPart(facts []*Fact) bool {
-	var due, paid int64
-	counted := make(map[string]bool)
-	for _, f := range facts {
-		switch {
-		case f.EventType != invoicePart:
-			due = cmp.Or(f.Amount, due)
-		case !counted[f.ObjectID]:
-			counted[f.ObjectID] = true
-			paid += f.Amount
-		}
-	}
-	return 0 < paid && paid < due
 }

@@ -340,41 +340,6 @@ func TestAnInvoiceIsSettledByWhateverEndsIt(t *testing.T) {
 	}
 }
 
-// Since 2025-03-31 an invoice may be paid in parts, each with an event of its own.
-func TestAnInvoiceIsSettledByTheLastOfItsParts(t *testing.T) {
-	t.Parallel()
-	of := func(event, eventType, object string, amount, created int64) *Fact {
-		f := fact(event, eventType, "invoice")
-		f.ObjectID, f.Amount, f.Created, f.Status = object, amount, created, "paid"
-		if eventType == "invoice.payment_failed" {
-			f.Status = "open"
-		}
-		return &f
-	}
-	due := of("evt_due", "invoice.payment_failed", "in_1", 5400, testCreated)
-	first, second := of("evt_1", "invoice_payment.paid", "inpay_1", 2000, testCreated+1), of("evt_2", "invoice_payment.paid", "inpay_2", 3400, testCreated+2)
-	again := *first
-	again.APIVersion = "2026-04-22.dahlia"
-	read := of("api:in_1:open", "invoice.read", "in_1", 5400, testCreated+3)
-	read.Status = "open"
-	for name, c := range map[string]struct {
-		facts   []*Fact
-		settled int64
-		status  string
-	}{
-		"a part":                        {[]*Fact{first, due}, 0, "open"},
-		"a part in two versions":        {[]*Fact{&again, due, first}, 0, "open"},
-		"a part, then read":             {[]*Fact{read, first}, 0, "open"},
-		"all parts":                     {[]*Fact{second, due, first}, testCreated + 2, "paid"},
-		"a part, of how much is unsaid": {[]*Fact{first}, testCreated + 1, "paid"},
-		"a part, and paid":              {[]*Fact{due, first, of("evt_paid", "invoice.paid", "in_1", 5400, testCreated+4)}, testCreated + 4, "paid"},
-	} {
-		inv := deriveInvoice(testKey, c.facts)
-		require.Equal(t, c.settled, inv.SettledCreated, name)
-		require.Equal(t, c.status, inv.Status, name)
-	}
-}
-
 func TestOneFraudSignalHidesTheWholeAttempt(t *testing.T) {
 	t.Parallel()
 	generic := derive(chargeFailed(1, "generic_decline")).Attempts[0]
