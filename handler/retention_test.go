@@ -264,6 +264,23 @@ func TestAddressesAreErasedAfterTheLastNotification(t *testing.T) {
 	require.Equal(t, store.Swept{Addresses: 1}, c.sweep(t))
 }
 
+// An invoice's own events have named no payment since 2025-03-31: what is told of one is told of its payment.
+func TestAnInvoicesAddressIsErasedAfterTheLastNotificationOfItsPayment(t *testing.T) {
+	t.Parallel()
+	c := setupClocked(t)
+	charge, invoice := chargeFailed(1, "insufficient_funds"), reachable(fact("evt_in", "invoice.payment_failed", "invoice"))
+	charge.Invoice, charge.Addresses = "in_1", nil
+	invoice.PaymentID, invoice.Invoice, invoice.PaymentIntent = "in_1", "in_1", ""
+	c.record(t, charge, invoice)
+	c.exec(t, `UPDATE notifications SET status = 'held' WHERE channel = 'email'`)
+	c.after(31 * day)
+	require.Zero(t, c.sweep(t), "a mail that may still go out")
+	c.exec(t, `UPDATE notifications SET status = 'sent', sent_at = $1`, testNow.Add(7*day))
+	require.Zero(t, c.sweep(t), "it was told of a while ago")
+	c.after(37*day + time.Second)
+	require.Equal(t, store.Swept{Addresses: 1}, c.sweep(t))
+}
+
 func TestACustomersAddressIsErasedAfterTheLastNotification(t *testing.T) {
 	t.Parallel()
 	c := setupClocked(t)

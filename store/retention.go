@@ -27,8 +27,9 @@ const (
 	sweepBatch = 25
 	// customersPage is how many customers one transaction looks at, to find the few whose address goes.
 	customersPage = 500
-	// sweepLock is the advisory lock of the one sweep that is in a batch.
-	sweepLock = 0x73776570
+	// sweepLock is the advisory lock of the one sweep that is in a batch: it is of the schema, as ownerLock is, where no process has
+	// the number 0.
+	sweepLock = ownerLockClass + `, 0`
 	// sweepRest bounds the pause after a batch, which is as long as the batch was: events come first.
 	sweepRest = time.Second
 )
@@ -65,7 +66,7 @@ func (s *Store) inBatches(ctx context.Context, batch func(context.Context, pgx.T
 			// Nothing is lost with a sweep that a crash undoes, so its commit waits for no disk while it holds locks.
 			b := &pgx.Batch{}
 			b.Queue(`SET LOCAL synchronous_commit = off`)
-			b.Queue(`SELECT pg_try_advisory_xact_lock($1)`, int64(sweepLock)).QueryRow(func(row pgx.Row) error { return row.Scan(&alone) })
+			b.Queue(`SELECT pg_try_advisory_xact_lock(`+sweepLock+`)`).QueryRow(func(row pgx.Row) error { return row.Scan(&alone) })
 			err := tx.SendBatch(ctx, b).Close()
 			if err != nil {
 				return err
@@ -258,7 +259,10 @@ func (w *sweep) addresses() func(context.Context, pgx.Tx) (bool, error) {
 		}
 		tag, err := tx.Exec(ctx, `UPDATE facts f SET contact = NULL FROM `+keyRows+` WHERE `+keyMatch("f", "payment_id")+`
 			AND f.contact IS NOT NULL AND f.received_at < $5 AND NOT EXISTS (
-				SELECT FROM notifications n WHERE `+keyMatch("n", "payment_id")+` AND (n.status = 'held' OR `+told+` >= $5))`,
+				SELECT FROM notifications n WHERE `+keyMatch("n", "payment_id")+` AND (n.status = 'held' OR `+told+` >= $5))
+			AND NOT EXISTS ( -- an invoice's own events name no payment
+				SELECT FROM payments p JOIN notifications n ON `+sameKey("p", "n")+` WHERE `+keyMatch("p", "invoice")+` AND p.invoice <> ''
+					AND (n.status = 'held' OR `+told+` >= $5))`,
 			arraysOf(keys).args(before)...)
 		w.swept.Addresses += int(tag.RowsAffected())
 		return more, err
