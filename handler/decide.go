@@ -130,7 +130,7 @@ func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notif
 
 // inboxNotice is for the merchant's own app; only a known customer has an inbox. It tells of the newest attempt in the customer's
 // absence, and stays when they have tried at a page since, in vain. A payment that recovered takes its notice back, and one that
-// is pending for as long: whoever reads it would pay twice.
+// may succeed by itself for as long: whoever reads it would pay twice. One that waits for the customer leaves it there.
 func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notification, bool) {
 	if d.Payment.Customer == "" || d.Payment.Livemode != p.Livemode || d.noContact(a) {
 		return store.Notification{}, false
@@ -140,7 +140,7 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 	switch end := d.end(); {
 	case end != "":
 		n.Status, n.Reason = store.Canceled, end
-	case d.Payment.Status == Pending: // not held: nobody waits for it, and addresses would be kept for it
+	case d.Payment.Status == Pending && !d.awaitsAction: // not held: nobody waits for it, and addresses would be kept for it
 		n.Status, n.Reason = store.Suppressed, ReasonPaymentPending
 	default:
 		n.Status, n.SentAt = store.Delivered, &n.DueAt
@@ -149,7 +149,7 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 }
 
 // bars is why the payment gets no mail at all, reminders included, wherever its customer was: one of the reasons that
-// store.BarsReminders knows.
+// store.BarsReminders knows, or that it is of the other mode.
 func (p Policy) bars(d Derived, newest *attempt) string {
 	if d.noContact(newest) {
 		return ReasonNoContact

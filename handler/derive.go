@@ -92,6 +92,7 @@ type Derived struct {
 
 	invoiceUnsaid bool // nothing yet tells whether the payment belongs to an invoice
 	settled       bool // its invoice was paid, voided or given up
+	awaitsAction  bool // where pending: it waits for the customer, and nothing that would pay it is under way
 }
 
 // attempt is a failed attempt with the facts that report it.
@@ -118,7 +119,7 @@ func deriveFacts(k PaymentKey, facts []*Fact, invoice *store.Invoice, rules decl
 	facts = inOrder(facts)
 	d := Derived{Payment: store.Payment{PaymentKey: k}, invoiceUnsaid: invoiceUnsaid(facts)}
 	d.settled = invoice != nil && invoice.SettledCreated > 0
-	d.Payment.Status = state(facts)
+	d.Payment.Status, d.awaitsAction = state(facts), awaitsAction(facts)
 	describe(&d.Payment, facts)
 	attempts := failedAttempts(facts)
 	locale := ""
@@ -195,6 +196,19 @@ func state(facts []*Fact) string {
 	default:
 		return ""
 	}
+}
+
+// awaitsAction tells whether the newest event that waits, ties included, is one that asks for the customer's action.
+func awaitsAction(facts []*Fact) (awaits bool) {
+	var newest int64 = -1
+	for _, f := range facts {
+		if kindOf(f) == kindPending && f.Created >= newest {
+			asks := strings.HasSuffix(f.EventType, "requires_action") || strings.HasSuffix(f.EventType, "action_required")
+			awaits = asks && (awaits || f.Created > newest)
+			newest = f.Created
+		}
+	}
+	return awaits
 }
 
 // describe fills in what the payment's facts say of it as a whole. Facts come sorted, so the newest word stands.

@@ -507,6 +507,14 @@ func TestANoticeIsAwayWhileItsPaymentMayStillSucceed(t *testing.T) {
 	b.record(t, anew)
 	require.Zero(t, inbox())
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'inbox' AND status = 'suppressed' AND reason = 'payment_pending'`))
+	acts := fact("evt_a", "payment_intent.requires_action", "payment_intent")
+	acts.Created = anew.Created
+	b.record(t, acts)
+	require.Zero(t, inbox(), "of one second what is under way counts")
+	acts.EventID = "evt_b"
+	acts.Created++
+	b.record(t, acts)
+	require.Equal(t, 1, inbox(), "it waits for the customer, who may have closed the bank's page")
 	again := intentFailed(2, "insufficient_funds")
 	again.Created += 2
 	b.record(t, again)
