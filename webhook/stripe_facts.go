@@ -163,14 +163,17 @@ func noChargeCode(code string) bool {
 // set to anything.
 func (o *stripeObject) invoiceOf(f *handler.Fact) {
 	f.Invoice, f.OrderReference = o.invoice, o.orderReference
-	if f.Invoice == "" && invoiceID.MatchString(o.orderReference) {
+	if f.Invoice == "" && invoiceID.MatchString(o.orderReference) && !inWord.MatchString(o.orderReference) {
 		f.Invoice = o.orderReference
 	}
 }
 
-// invoiceID is what an invoice's id may look like: not a word. A merchant's own "in_store" on every payment would make them
-// all one invoice's.
-var invoiceID = regexp.MustCompile(`^in_[A-Za-z0-9]*[A-Z0-9][A-Za-z0-9]*$`)
+// invoiceID is what an invoice's id may look like, and inWord what is none: a merchant's own "in_store" on every payment would
+// make them all one invoice's.
+var (
+	invoiceID = regexp.MustCompile(`^in_[A-Za-z0-9]+$`)
+	inWord    = regexp.MustCompile(`^in_([A-Z]?[a-z]+)+$|^in_[A-Z]{2,}$`)
+)
 
 func (o *stripeObject) outcomeOf(f *handler.Fact) {
 	f.OutcomeType, f.OutcomeReason, f.NetworkStatus, f.RiskLevel = o.outcomeType, o.outcomeReason, o.networkStatus, o.riskLevel
