@@ -574,7 +574,9 @@ func queueDue(b *pgx.Batch, due []job.DeliverDue) error {
 		}
 		// The key holds while the job is in the states that the bits name: the first is "scheduled".
 		b.Queue(`INSERT INTO river_job (kind, args, queue, scheduled_at, state, max_attempts, unique_key, unique_states)
-			VALUES ($1, $2::text::jsonb, $3, $4, 'scheduled', $5, $6, B'10000000') ON CONFLICT DO NOTHING`,
+			VALUES ($1, $2::text::jsonb, $3, $4, 'scheduled', $5, $6, B'10000000')
+			ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL AND unique_states IS NOT NULL AND river_job_state_in_bitmask(unique_states, state)
+			DO NOTHING`,
 			d.Kind(), string(args), job.QueueMail, d.Until, river.MaxAttemptsDefault, []byte(d.Kind()+" "+d.Until.Format(time.RFC3339)))
 	}
 	return nil
