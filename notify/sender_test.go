@@ -1353,8 +1353,6 @@ func TestAMailWaitsForTheWordOfItsAttemptsCharge(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }
 
-// The hold never restarts, so a later attempt's mail is due with the first event of it, of which the other may say that the
-// customer was at the page.
 func TestAHoldShorterThanTheWaitForAChargeDoesNotShortenIt(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -1369,6 +1367,8 @@ func TestAHoldShorterThanTheWaitForAChargeDoesNotShortenIt(t *testing.T) {
 	require.Equal(t, start.Add(decline.ChargeWindow), n.NextTryAt.UTC())
 }
 
+// The hold never restarts, so a later attempt's mail is due with the first event of it, of which the other may say that the
+// customer was at the page.
 func TestALaterAttemptsMailWaitsForItsTwinEvent(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ hold, waits time.Duration }{

@@ -13,7 +13,7 @@ import (
 	"rebound/store/storetest"
 )
 
-// A copy of the live database under MODE=test, or the other way round, must not write to anybody.
+// Who goes live with the database of a trial must not write to those of the trial, nor who turns a setting back to those before.
 func TestMailsHeldUnderOtherSettingsAreNotSentAgainstThoseOfNow(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
