@@ -66,7 +66,7 @@ func (s *Store) inBatches(ctx context.Context, batch func(context.Context, pgx.T
 			// Nothing is lost with a sweep that a crash undoes, so its commit waits for no disk while it holds locks.
 			b := &pgx.Batch{}
 			b.Queue(`SET LOCAL synchronous_commit = off`)
-			b.Queue(`SELECT pg_try_advisory_xact_lock(`+sweepLock+`)`).QueryRow(func(row pgx.Row) error { return row.Scan(&alone) })
+			b.Queue(`SELECT pg_try_advisory_xact_lock(` + sweepLock + `)`).QueryRow(func(row pgx.Row) error { return row.Scan(&alone) })
 			err := tx.SendBatch(ctx, b).Close()
 			if err != nil {
 				return err
