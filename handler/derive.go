@@ -38,6 +38,7 @@ const (
 	kindIntentFailed
 	kindSucceeded
 	kindPending
+	kindAwaitsAction // pending, and it is the customer who is to act
 	kindCanceled
 )
 
@@ -48,7 +49,7 @@ var kinds = map[decline.Source]map[string]eventKind{
 		"payment_intent.payment_failed":            kindIntentFailed,
 		"payment_intent.succeeded":                 kindSucceeded,
 		"payment_intent.canceled":                  kindCanceled,
-		"payment_intent.requires_action":           kindPending,
+		"payment_intent.requires_action":           kindAwaitsAction,
 		"payment_intent.processing":                kindPending,
 		"payment_intent.amount_capturable_updated": kindPending,
 	},
@@ -62,8 +63,8 @@ var kinds = map[decline.Source]map[string]eventKind{
 		"transfer.succeeded":                    kindSucceeded,
 		"transfer.completed":                    kindSucceeded, // its older name
 		"charge_intent.succeeded":               kindSucceeded,
-		"charge_intent.requires_action":         kindPending,
-		"charge_intent.payment_action_required": kindPending,
+		"charge_intent.requires_action":         kindAwaitsAction,
+		"charge_intent.payment_action_required": kindAwaitsAction,
 		"charge_intent.canceled":                kindCanceled,
 	},
 }
@@ -172,7 +173,7 @@ func state(facts []*Fact) string {
 			succeeded = true
 		case kindCanceled:
 			canceled = true
-		case kindPending:
+		case kindPending, kindAwaitsAction:
 			newestPending = max(newestPending, f.Created)
 		case kindIntentFailed:
 			failed = true
@@ -202,9 +203,8 @@ func state(facts []*Fact) string {
 func awaitsAction(facts []*Fact) (awaits bool) {
 	var newest int64 = -1
 	for _, f := range facts {
-		if kindOf(f) == kindPending && f.Created >= newest {
-			asks := strings.HasSuffix(f.EventType, "requires_action") || strings.HasSuffix(f.EventType, "action_required")
-			awaits = asks && (awaits || f.Created > newest)
+		if kind := kindOf(f); (kind == kindPending || kind == kindAwaitsAction) && f.Created >= newest {
+			awaits = kind == kindAwaitsAction && (awaits || f.Created > newest)
 			newest = f.Created
 		}
 	}

@@ -466,7 +466,7 @@ func (r *Recorder) notifications(p *store.LoadedPayment, d Derived, loaded *stor
 	}
 	decided := r.policy.Decide(d, now)
 	barred := "" // why what follows the first mail is not to go out
-	if len(d.Failed) > 0 && d.Payment.Livemode == r.policy.Livemode {
+	if len(d.Failed) > 0 {
 		barred = r.policy.bars(d, d.Failed[len(d.Failed)-1])
 	}
 	for i := range decided {
