@@ -25,24 +25,24 @@ func TestAContactIsKeptSealedAndUsed(t *testing.T) {
 	require.NotContains(t, row, "shop") // of the hex digits no word of other letters can come
 	r, err := b.store.Recipient(t.Context(), key("pi_1"), "cus_1")
 	require.NoError(t, err)
-	require.Equal(t, store.Recipient{Email: "ada@shop.example", Locale: "de-AT"}, r)
+	require.Equal(t, store.Recipient{Emails: []string{"ada@shop.example"}, Locale: "de-AT"}, r)
 
 	a = b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"locale":"fr","email":null}`)
 	require.Equal(t, http.StatusOK, a.status)
 	r, err = b.store.Recipient(t.Context(), key("pi_1"), "cus_1")
 	require.NoError(t, err)
-	require.Equal(t, store.Recipient{Locale: "fr"}, r, "a PUT replaces")
+	require.Equal(t, store.Recipient{Emails: []string{}, Locale: "fr"}, r, "a PUT replaces")
 
 	b.call(http.MethodPut, withQuery("/v1/customers/cus_1/contact", "source", "frame", "account", "acct_2", "livemode", "false"), `{"email":"x@y.example"}`)
 	r, err = b.store.Recipient(t.Context(), store.PaymentKey{PaymentID: "tr_1", Source: "frame", Account: "acct_2"}, "cus_1")
 	require.NoError(t, err)
-	require.Equal(t, "x@y.example", r.Email)
+	require.Equal(t, "x@y.example", r.Emails[0])
 
 	b.token = accountToken
 	b.call(http.MethodPut, "/v1/customers/cus_1/contact", `{"email":"own@y.example"}`)
 	r, err = b.store.Recipient(t.Context(), store.PaymentKey{PaymentID: "pi_1", Source: "stripe", Account: ownAccount, Livemode: true}, "cus_1")
 	require.NoError(t, err)
-	require.Equal(t, "own@y.example", r.Email)
+	require.Equal(t, "own@y.example", r.Emails[0])
 	require.NotContains(t, fmt.Sprint(b.logs.All()), "example")
 }
 

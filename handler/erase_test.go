@@ -238,7 +238,7 @@ func TestANewPaymentOfSomebodyErasedIsAnonymousInWhateverOrderItsEventsCome(t *t
 		require.True(t, strings.HasPrefix(customer[0], "erased_"), order)
 		to, err := c.store.Recipient(t.Context(), k, customer[0])
 		require.NoError(t, err)
-		require.Empty(t, to.Email, order)
+		require.Empty(t, to.Emails, order)
 		require.Zero(t, c.count(t, `SELECT count(*) FROM facts WHERE contact IS NOT NULL`), order)
 		require.Empty(t, c.names(t, "cus_jenny", "jenny@example.com", charge.MethodID), order)
 		states[strings.Join(c.column(t, `SELECT method_id || ' ' || fingerprint || ' ' || customer FROM attempts`), ",")] = order

@@ -560,7 +560,7 @@ func TestAddressesAreSealedInTheDatabase(t *testing.T) {
 	require.Zero(t, b.count(t, `SELECT count(*) FROM facts f WHERE f::text LIKE '%buyer%' OR position('buyer'::bytea IN contact) > 0`))
 	to, err := b.store.Recipient(context.Background(), testKey, "cus_1")
 	require.NoError(t, err)
-	require.Equal(t, "buyer@example.com", to.Email)
+	require.Equal(t, "buyer@example.com", to.Emails[0])
 }
 
 func TestTheHighestCustomerRecordWinsInAnyOrder(t *testing.T) {
@@ -575,7 +575,7 @@ func TestTheHighestCustomerRecordWinsInAnyOrder(t *testing.T) {
 		}
 		to, err := b.store.Recipient(context.Background(), testKey, "cus_1")
 		require.NoError(t, err)
-		require.Equal(t, "new@example.com", to.Email)
+		require.Equal(t, "new@example.com", to.Emails[0])
 	}
 }
 
@@ -589,7 +589,7 @@ func TestTheRecipientIsFoundInTheContractsOrder(t *testing.T) {
 	find := func() string {
 		to, err := b.store.Recipient(ctx, testKey, "cus_1")
 		require.NoError(t, err)
-		return to.Email
+		return to.Emails[0]
 	}
 	require.Equal(t, "billing@example.com", find())
 	require.NoError(t, b.recorder.Record(ctx, Delivery{Customer: &Customer{CustomerID: "cus_1", Source: "stripe", RecordCreated: 1, RecordEvent: "evt_c", Email: "customer@example.com"}}))
@@ -627,7 +627,7 @@ func TestAnAddressOnAnInvoicesEventIsItsPaymentsToo(t *testing.T) {
 		for _, customer := range []string{"", "cus_1"} {
 			to, err := b.store.Recipient(ctx, testKey, customer)
 			require.NoError(t, err)
-			require.Equal(t, "invoice@example.com", to.Email)
+			require.Equal(t, "invoice@example.com", to.Emails[0])
 		}
 		woken, err := b.store.WakeHeld(ctx, store.ReasonNoAddress, 10)
 		require.NoError(t, err)

@@ -254,7 +254,7 @@ func TestAddressesAreErasedAfterTheLastNotification(t *testing.T) {
 	require.Equal(t, 1, sealed(), "a mail that may still go out keeps its address")
 	to, err := c.store.Recipient(ctx, testKey, "")
 	require.NoError(t, err)
-	require.Empty(t, to.Email)
+	require.Empty(t, to.Emails)
 	before := c.state(t)
 	c.record(t, reachable(chargeFailed(1, "insufficient_funds")))
 	require.Equal(t, 1, sealed(), "an event that is sent again does not bring it back")

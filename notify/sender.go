@@ -272,11 +272,15 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	if to.Gone {
 		return end(store.Suppressed, "customer_deleted")
 	}
-	if to.Email == "" {
+	if len(to.Emails) == 0 {
 		return end(store.Held, store.ReasonNoAddress)
 	}
-	mailbox, ok := s.Mailer.Mailbox(to.Email)
-	if !ok {
+	var address, mailbox string
+	if !slices.ContainsFunc(to.Emails, func(email string) (ok bool) {
+		address = email
+		mailbox, ok = s.Mailer.Mailbox(email)
+		return ok
+	}) {
 		return end(store.Suppressed, "invalid_address")
 	}
 	n.Mailbox = s.Store.HashMailbox(mailbox)
@@ -307,7 +311,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		return x, outcome, err
 	}
 	outcome = s.hand(ctx, Letter{
-		To: to.Email, Account: c.Payment.Account, Locale: n.Locale, Template: n.Template,
+		To: address, Account: c.Payment.Account, Locale: n.Locale, Template: n.Template,
 		Public: decline.Public{
 			Code: c.Attempt.PublicCode, NextStep: decline.NextStep(c.Attempt.PublicNextStep),
 			Field: decline.Field(c.Attempt.PublicField), RetrySameMethod: c.Attempt.PublicRetry,

@@ -1433,3 +1433,20 @@ func TestALookThatHangsIsGivenUpSoThatTheNextKeepsTheLocks(t *testing.T) {
 	w.look(ctx)
 	require.NoError(t, ctx.Err())
 }
+
+func TestWhatIsNoAddressGivesWayToTheNext(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	other, none := b.failing(t, "pi_1", "receipt@example.com"), b.failing(t, "pi_2", "none")
+	for _, customer := range []string{"cus_pi_1", "cus_pi_2"} {
+		require.NoError(t, b.store.PutContact(t.Context(), store.CustomerKey{CustomerID: customer, Source: "stripe"}, "n/a", "", ""))
+	}
+	b.clock.forward(time.Minute)
+	deliver(t, s, other)
+	deliver(t, s, none)
+	require.Equal(t, store.Sent, b.notification(t, other).Status)
+	require.Equal(t, 1, b.post.count())
+	require.Equal(t, "receipt@example.com", b.post.letters[0].To)
+	require.Equal(t, "invalid_address", b.notification(t, none).Reason)
+}

@@ -24,9 +24,9 @@ type CustomerKey struct {
 
 // Recipient is who is to hear of a payment, and in which language.
 type Recipient struct {
-	Email  string // '' when no address is known
-	Locale string // a language wish, '' when none is known
-	Gone   bool   // the customer was deleted: no mail
+	Emails []string // the one to use first; what a merchant writes down may be no address, so those after it are told too
+	Locale string   // a language wish, '' when none is known
+	Gone   bool     // the customer was deleted: no mail
 }
 
 // sealContact encrypts addresses. The context is the table they stand in: a sealed value cannot be moved to another.
@@ -108,7 +108,7 @@ func (s *Store) PutContact(ctx context.Context, k CustomerKey, email, locale, ti
 	return err
 }
 
-// Recipient finds a payment's address and language in this order: the merchant's metadata, the
+// Recipient finds a payment's addresses and language in this order: the merchant's metadata, the
 // merchant's PUT, receipt_email, the customer's record, what an invoice or a Checkout Session has of the customer,
 // billing_details.email. The choice does not know why the payment failed.
 func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (Recipient, error) {
@@ -149,7 +149,7 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 		return r, fmt.Errorf("reading the addresses of payment %s: %w", k.PaymentID, err)
 	}
 	if customer == "" {
-		firstOf(&r.Email, inFacts.Metadata, inFacts.Receipt, inFacts.Customer, inFacts.Billing)
+		r.Emails = nonEmpty(inFacts.Metadata, inFacts.Receipt, inFacts.Customer, inFacts.Billing)
 		firstOf(&r.Locale, sessionLocale)
 		return r, nil
 	}
@@ -173,7 +173,7 @@ func (s *Store) Recipient(ctx context.Context, k PaymentKey, customer string) (R
 		return r, err
 	}
 	r.Gone = deleted
-	firstOf(&r.Email, inFacts.Metadata, fromPut.Customer, inFacts.Receipt, fromRecord.Customer, inFacts.Customer, inFacts.Billing)
+	r.Emails = nonEmpty(inFacts.Metadata, fromPut.Customer, inFacts.Receipt, fromRecord.Customer, inFacts.Customer, inFacts.Billing)
 	firstOf(&r.Locale, putLocale, recordLocale, sessionLocale)
 	return r, nil
 }
@@ -227,6 +227,11 @@ func queueLanguages(b *pgx.Batch, failures []Failure) {
 			f.Locale = l.Locale
 		}
 	}))
+}
+
+// nonEmpty are the values that say anything.
+func nonEmpty(values ...string) []string {
+	return slices.DeleteFunc(values, func(v string) bool { return v == "" })
 }
 
 func firstOf(to *string, values ...string) {

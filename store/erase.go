@@ -181,7 +181,7 @@ func (w *erasing) findMailbox(ctx context.Context, tx pgx.Tx) error {
 }
 
 func (c Contact) all() []string {
-	return slices.DeleteFunc([]string{c.Metadata, c.Receipt, c.Customer, c.Billing}, func(address string) bool { return address == "" })
+	return nonEmpty(c.Metadata, c.Receipt, c.Customer, c.Billing)
 }
 
 // bury lays the tombstones, alone: afterwards no transaction is under way that has not seen them.
