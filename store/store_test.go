@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,8 +104,7 @@ func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
 		_, err = admin.Exec(t.Context(), `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = `+value+`', current_database()); END $$`)
 		require.NoError(t, err)
 	}
-	set("on")
-	s.Pool().Reset()
+	set("on") // before there is a connection that records
 	readOnly, err := s.ReadOnly(t.Context())
 	require.NoError(t, err, "it is used, so that somebody can tell what is the matter")
 	require.True(t, readOnly)
@@ -112,4 +112,29 @@ func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
 	readOnly, err = s.ReadOnly(t.Context())
 	require.NoError(t, err)
 	require.False(t, readOnly, "the same session would still be read-only")
+}
+
+func TestWhereNoConnectionCanRecordReadinessDoesNotCallItWritable(t *testing.T) {
+	t.Parallel()
+	s := openPool(t, storetest.New(t), 4)
+	taken, end := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			_ = s.InIngest(t.Context(), func(*store.Ingest) error {
+				taken <- struct{}{}
+				<-end
+				return nil
+			})
+		})
+		<-taken
+	}
+	patient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := s.ReadOnly(patient)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	close(end)
+	all.Wait()
+	_, err = s.ReadOnly(t.Context())
+	require.NoError(t, err)
 }
