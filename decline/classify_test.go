@@ -41,7 +41,12 @@ func TestTheSourcesAreReadRightByHand(t *testing.T) {
 		},
 		"a real card under test keys fails for that, and again each time": {
 			decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: "test_mode_live_card"},
-			want{decline.IssuerDeclined, "test_mode_live_card", decline.TestMode, decline.Hard, true, decline.UseAnotherMethod, "", decline.RetryNever, "", "decline_code:stripe"},
+			want{decline.Invalid, "test_mode_live_card", decline.TestMode, decline.Hard, false, decline.NoCustomerAction, "", decline.RetryNever, "", "decline_code:stripe"},
+		},
+		"as its charge says, whose outcome is that of a wrong request": {
+			decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: "test_mode_live_card", FailureCode: "card_declined",
+				OutcomeType: "invalid", OutcomeReason: "test_mode_live_card", NetworkStatus: "not_sent_to_network"},
+			want{decline.Invalid, "test_mode_live_card", decline.TestMode, decline.Hard, false, decline.NoCustomerAction, "", decline.RetryNever, "", "outcome_reason:stripe"},
 		},
 		"a test card under live keys as well": {
 			decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: "live_mode_test_card"},
