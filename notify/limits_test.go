@@ -199,6 +199,26 @@ func TestMailsThatMayHaveArrivedCountAgainstTheirMailboxesWeek(t *testing.T) {
 	}
 }
 
+func TestMailsThatMayHaveArrivedCountAgainstTheirPaymentsTotal(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) {
+		c.AtMost, c.Reminders, c.Limits.PerPayment = true, []time.Duration{48 * time.Hour, 96 * time.Hour}, 2
+	})
+	first := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	deliver(t, s, first)
+	b.post.answer = func(Letter) Outcome { return Outcome{Result: Undecided} }
+	remind := func(template string) string {
+		b.clock.forward(48 * time.Hour)
+		id := b.store.NotificationID(store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}, store.ChannelEmail, template, "")
+		deliver(t, s, id)
+		return b.notification(t, id).Reason
+	}
+	require.Equal(t, string(Undecided), remind("reminder_1"))
+	require.Equal(t, "payment_limit", remind("reminder_2"))
+}
+
 func TestRefusedMailsOfKnownCustomersUseNoPlaceOfTheFuse(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -53,8 +53,9 @@ const budgetSQL = `WITH underway AS (
 	SELECT
 		count(*) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
 		max(sent_at) FILTER (WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5),
-		(SELECT count(*) FROM (SELECT channel, sent_at FROM notifications
-			WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5 OFFSET 0) p WHERE channel = 'email' AND sent_at IS NOT NULL)
+		(SELECT count(*) FROM (SELECT channel, status, owner, mailbox, sent_at FROM notifications
+			WHERE payment_id = $2 AND source = $3 AND account = $4 AND livemode = $5 OFFSET 0) p WHERE channel = 'email'
+			AND (sent_at IS NOT NULL OR mailbox IS NOT NULL AND owner = 0 AND status IN ('held', 'unknown')))
 			+ (SELECT count(*) FROM underway u WHERE u.payment_id = $2 AND u.source = $3 AND u.account = $4 AND u.livemode = $5),
 		GREATEST(count(*) FILTER (WHERE mailbox = $8),
 			count(*) FILTER (WHERE customer = $9 AND $9 <> '' AND source = $3 AND account = $4 AND livemode = $5)),
