@@ -190,7 +190,7 @@ var reasons = func() map[string]string {
 		"currency":     `currency_not_supported invalid_currency payment_method_currency_mismatch`,
 		"not_supported": `card_not_supported transaction_not_allowed not_permitted service_not_allowed
 			unsupported_card_network invalid_card_type token_card_network_invalid sepa_unsupported_account
-			payment_method_unsupported_type testmode_decline`,
+			payment_method_unsupported_type testmode_decline live_mode_test_card`,
 		"mandate": `payment_intent_mandate_invalid billing_invalid_mandate setup_intent_mandate_invalid
 			india_recurring_payment_mandate_canceled invalid_billing_agreement invalid_authorization
 			authorization_revoked debit_authorization_not_match debit_not_authorized revocation_of_authorization

@@ -158,3 +158,11 @@ func TestAMerchantsNameThatEndsInAFullStopEndsItsSentence(t *testing.T) {
 	require.Equal(t, "x \u2068Maple Inc.\u2069", decline.Fill("x {merchant}.", "\u2068Maple Inc.\u2069", "", ""), "isolated in a right-to-left sentence")
 	require.Equal(t, "to Maple.", decline.Fill("to {merchant}.", "Maple", "", ""))
 }
+
+func TestATestCardReadsTheSameByEitherOfItsCodes(t *testing.T) {
+	t.Parallel()
+	message := func(code string) decline.Message {
+		return decline.Rules{}.Classify(decline.Facts{Source: decline.Stripe, ErrorCode: "card_declined", DeclineCode: code}).Public.Message("en")
+	}
+	require.Equal(t, message("testmode_decline").Text, message("live_mode_test_card").Text)
+}
