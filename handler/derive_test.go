@@ -505,6 +505,20 @@ func TestPresenceLadder(t *testing.T) {
 		"a voucher that nobody paid": {change: func(f *Fact) {
 			f.RequestOrigin, f.ErrorCode, f.MethodType, f.OrderReference = "api", "payment_intent_payment_attempt_expired", "konbini", "cs_1"
 		}, verdict: OffSession, rung: "voucher=strong"},
+		"a Pix code that nobody paid in its day": {
+			change: func(f *Fact) {
+				f.RequestOrigin, f.ErrorCode, f.MethodType = "none", "payment_intent_payment_attempt_expired", "pix"
+			},
+			others:  []Fact{withCreated(fact("evt_a", "payment_intent.requires_action", "payment_intent"), testCreated-86_400)},
+			verdict: OffSession, rung: "voucher=strong",
+		},
+		"a Pix code of a few minutes": {
+			change: func(f *Fact) {
+				f.RequestOrigin, f.ErrorCode, f.MethodType = "none", "payment_intent_payment_attempt_expired", "pix"
+			},
+			others:  []Fact{withCreated(fact("evt_a", "payment_intent.requires_action", "payment_intent"), testCreated-300)},
+			verdict: OnSession, rung: "requires_action=strong",
+		},
 		"a voucher that was not made": {change: func(f *Fact) {
 			f.ErrorCode, f.MethodType, f.OrderReference = "payment_method_provider_decline", "konbini", "cs_1"
 		}, verdict: OnSession, rung: "checkout_session=strong"},

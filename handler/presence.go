@@ -27,8 +27,9 @@ var bankDebits = map[string]bool{
 	"us_bank_account": true, "ach": true, "ach_debit": true, "bank_account": true, "ach_credit_transfer": true,
 }
 
-// vouchers are paid at a shop or a machine within days: when one expires, the page that showed it was left long ago.
-var vouchers = map[string]bool{"boleto": true, "konbini": true, "multibanco": true, "oxxo": true}
+// vouchers are paid at a shop, at a machine or with the bank's app within days: when one expires, the page that showed it was left
+// long ago. A Pix code lasts a day unless the merchant says otherwise, ten seconds at least.
+var vouchers = map[string]bool{"boleto": true, "konbini": true, "multibanco": true, "oxxo": true, "pix": true}
 
 // mandateCodes say that a recurring authority failed, which only happens where the merchant charged on its own.
 var mandateCodes = map[string]bool{
@@ -108,7 +109,7 @@ func presence(a *attempt, all telling, invoiceID string, invoice *store.Invoice)
 	if any(func(f *Fact) bool { return bankDebits[f.MethodType] }) {
 		return says(OffSession, "bank_debit", "strong")
 	}
-	if any(func(f *Fact) bool {
+	if !actedBefore(a, all.acted) && any(func(f *Fact) bool {
 		return vouchers[f.MethodType] && strings.HasSuffix(f.ErrorCode, "_attempt_expired")
 	}) {
 		return says(OffSession, "voucher", "strong")
