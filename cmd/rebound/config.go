@@ -147,7 +147,7 @@ func (f configFaults) Error() string { return strings.Join(f, "\n") }
 
 // loadConfig reads the environment ("KEY=value" each). All faults are returned together, as configFaults.
 func loadConfig(environ []string, why purpose) (*config, error) {
-	vars := env.ToMap(environ)
+	vars := readEnviron(environ)
 	f := &faults{}
 	readFiles(vars, slices.Concat(variables(), laterVariables), f)
 	return parseConfig(vars, f, why)
@@ -178,11 +178,22 @@ func parseConfig(vars map[string]string, f *faults, why purpose) (*config, error
 	return c, nil
 }
 
+// readEnviron is the environment by name. White space alone is no value, for whoever reads it.
+func readEnviron(environ []string) map[string]string {
+	vars := env.ToMap(environ)
+	for name, value := range vars {
+		if strings.TrimSpace(value) == "" {
+			vars[name] = ""
+		}
+	}
+	return vars
+}
+
 // nonEmpty drops variables that are set to nothing: they mean their default, as an unset one does.
 func nonEmpty(vars map[string]string) map[string]string {
 	out := make(map[string]string, len(vars))
 	for name, value := range vars {
-		if strings.TrimSpace(value) != "" {
+		if value != "" {
 			out[name] = value
 		}
 	}

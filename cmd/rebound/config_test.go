@@ -215,6 +215,9 @@ func TestAFileGivesAValueWithoutItsLastNewline(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{goodSecret}, c.stripeSecrets)
 	require.Equal(t, "The Shop", c.MerchantName)
+	c, err = loadConfig(complete("STRIPE_WEBHOOK_SECRET= ", "STRIPE_WEBHOOK_SECRET_FILE="+path, "MERCHANT_NAME_FILE= "), forServing)
+	require.NoError(t, err, "white space is no value, and no path")
+	require.Equal(t, []string{goodSecret}, c.stripeSecrets)
 }
 
 func TestMigrateNeedsNothingButTheDatabase(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caarlos0/env/v11"
 	"go.uber.org/zap"
 
 	"rebound/cmd/rebound/internal/demo"
@@ -60,7 +59,7 @@ func (d *devCommand) Run(ctx context.Context, p *program) error {
 	if !loopback(d.Shop) {
 		return usageError{errors.New("--shop must be a loopback address: the demo is open to whoever reaches it")}
 	}
-	h := &devHouse{command: d, program: p, vars: env.ToMap(p.environ)}
+	h := &devHouse{command: d, program: p, vars: readEnviron(p.environ)}
 	if h.vars["SMTP_URL"] != "" || h.vars["SMTP_URL_FILE"] != "" {
 		h.say("SMTP_URL is not used: dev captures all mail")
 		delete(h.vars, "SMTP_URL_FILE")
@@ -94,7 +93,7 @@ func (d *devCommand) Run(ctx context.Context, p *program) error {
 
 // check finds the faults of the configuration while nothing listens yet and nothing was made.
 func (h *devHouse) check(ctx context.Context, f *faults) error {
-	c, err := parseConfig(env.ToMap(h.environ(newSecrets(), devAddresses{
+	c, err := parseConfig(readEnviron(h.environ(newSecrets(), devAddresses{
 		public: orDefault(h.vars["LISTEN_ADDR"], defaultListenAddr), admin: orDefault(h.vars["ADMIN_ADDR"], defaultAdminAddr),
 		shop: "127.0.0.1:1", smtp: "smtp://127.0.0.1:1?tls=none",
 	})), f, forServing)

@@ -203,6 +203,8 @@ func TestDevMakesNothingOfABadConfiguration(t *testing.T) {
 		"LISTEN_ADDR_FILE=/nowhere\x00MODE=x":              {"LISTEN_ADDR_FILE: there is no file", `MODE: "x"`},
 		"LISTEN_ADDR=127.0.0.1:0\x00LISTEN_ADDR_FILE=/two": {"LISTEN_ADDR: is given twice"},
 		"API_TOKEN=tök":                                    {"API_TOKEN: item 1 of 1"},
+		// White space is no value: dev's own default stands for it, not serve's, which is MODE=live and no key at all.
+		"MODE= \x00ENCRYPTION_KEY=\t\x00RETENTION_FAILURES=1h\x00ADMIN_ADDR=no..such:80": {`ADMIN_ADDR: "no..such:80"`},
 	} {
 		environ := append(strings.Split(set, "\x00"), "DATA_DIR="+dir)
 		_, _, err := call(t, environ, "dev", "--no-download", "--shop", "127.0.0.1:0")

@@ -20,7 +20,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/caarlos0/env/v11"
 	"golang.org/x/sync/errgroup"
 
 	"rebound/cmd/rebound/internal/sample"
@@ -107,7 +106,7 @@ func (s *simulateCommand) secret(p *program) (string, error) {
 	if s.Secret != "" {
 		return s.Secret, nil
 	}
-	vars := env.ToMap(p.environ)
+	vars := readEnviron(p.environ)
 	f := &faults{}
 	readFiles(vars, []string{"STRIPE_WEBHOOK_SECRET", "DATA_DIR"}, f)
 	if len(f.lines) > 0 {
