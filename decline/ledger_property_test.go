@@ -106,7 +106,7 @@ func broken(history []event, q event, most int, t time.Time) (rules []string) {
 				rules = append(rules, "once")
 			}
 			if slices.Contains(nineHard, e.decline) && e.verdict.Code == e.decline {
-				rules = append(rules, "stripe:hard_decline_codes")
+				rules = append(rules, "stripe:hard_decline_code")
 			}
 			retries++
 		}
@@ -311,7 +311,7 @@ func TestNoHistoryYieldsAGrantAboveALimit(t *testing.T) {
 	})
 	require.Greater(t, grants, 1000)
 	for _, rule := range []string{
-		"stripe:max_retries_per_charge", "stripe:hard_decline_codes", "stripe:card_decline_rate_limit_exceeded", "frame:one_retry",
+		"stripe:max_retries_per_charge", "stripe:hard_decline_code", "stripe:card_decline_rate_limit_exceeded", "frame:one_retry",
 		"visa:category_1", "visa:category_2", "visa:category_4", "visa:category_2_to_4_older", "mastercard:declines_24h", "mastercard:declines_24h_older",
 		"mastercard:declines_30d", "mastercard:mac_03_21", "mastercard:mac_26", "mastercard:mac_28", "amex:operator_default",
 		"elo:declines_30d", "abecs-brazil:mastercard_24h", "abecs-brazil:irreversible", "rebound:card_tried_too_often",

@@ -20,7 +20,8 @@ const (
 )
 
 // hardCodes are Stripe's nine (docs.stripe.com/billing/revenue-recovery/smart-retries, 2026-09-18). Those marked true
-// are about the card, and hold on every payment; the others are about one attempt at one payment.
+// are about the card, and hold on every payment; the others are about one attempt at one payment. Each counts beside a
+// more specific code too: authentication_required often comes with authentication_not_handled.
 var hardCodes = map[string]bool{
 	"incorrect_number": true, "lost_card": true, "pickup_card": true, "stolen_card": true, "revocation_of_authorization": true,
 	"revocation_of_all_authorizations": true, "transaction_not_allowed": true,
@@ -73,10 +74,14 @@ func (l *ledger) read(c Cap, at time.Time) (f finding, ok bool) {
 			f.Limiting, f.verdict = true, l.otherMethod()
 		}
 		return f, true
-	case c.Network == "stripe" && rule == "hard_decline_codes":
+	case c.Network == "stripe" && rule == "hard_decline_code":
 		return l.barred(f, at, AfterCustomerAction, func(t Try) bool {
-			ofCard, hard := hardCodes[t.Code]
-			return hard && (ofCard || t.PaymentID == l.q.PaymentID)
+			for code, ofCard := range hardCodes {
+				if t.says(code) && (ofCard || t.PaymentID == l.q.PaymentID) {
+					return true
+				}
+			}
+			return false
 		})
 	case c.Network == "stripe" && rule == rateLimited:
 		return l.barred(f, at, "", func(t Try) bool { return t.says(rateLimited) })

@@ -2,6 +2,7 @@ package decline_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -97,9 +98,12 @@ func TestEachLimitIsKept(t *testing.T) {
 		{"a card declined too often rests for a day", soft("unionpay"), earlier(visa, 1, 20*time.Hour, 0, otherAmount, func(t *decline.Try) { t.FailureCode = "card_decline_rate_limit_exceeded" }), decline.RetryLater, "stripe:card_decline_rate_limit_exceeded", 4 * time.Hour},
 		{"do_not_honor has one retry, and this was it", visa, earlier(visa, 1, 2*time.Hour, 0, onPayment, func(t *decline.Try) { t.Code = "do_not_honor" }), decline.AfterCustomerAction, "frame:one_retry", 0},
 		{"on another payment it does not count", visa, earlier(visa, 1, 2*time.Hour, 0, func(t *decline.Try) { t.Code = "do_not_honor" }), decline.RetryNow, "", 0},
-		{"a lost card needs a new method on every payment", visa, earlier(visa, 1, 48*time.Hour, 0, func(t *decline.Try) { t.Code = "lost_card" }), decline.AfterCustomerAction, "stripe:hard_decline_codes", 0},
+		{"a lost card needs a new method on every payment", visa, earlier(visa, 1, 48*time.Hour, 0, func(t *decline.Try) { t.Code = "lost_card" }), decline.AfterCustomerAction, "stripe:hard_decline_code", 0},
 		{"authentication is asked for per payment", visa, earlier(visa, 1, 48*time.Hour, 0, func(t *decline.Try) { t.Code = "authentication_required" }), decline.RetryNow, "", 0},
-		{"and holds there", visa, earlier(visa, 1, 48*time.Hour, 0, onPayment, func(t *decline.Try) { t.Code = "authentication_required" }), decline.AfterCustomerAction, "stripe:hard_decline_codes", 0},
+		{"and holds there", visa, earlier(visa, 1, 48*time.Hour, 0, onPayment, func(t *decline.Try) { t.Code = "authentication_required" }), decline.AfterCustomerAction, "stripe:hard_decline_code", 0},
+		{"whatever more specific code stands beside it", visa, earlier(visa, 1, 48*time.Hour, 0, onPayment, func(t *decline.Try) {
+			t.Code, t.DeclineCode, t.FailureCode = "authentication_not_handled", "authentication_not_handled", "authentication_required"
+		}), decline.AfterCustomerAction, "stripe:hard_decline_code", 0},
 		{"Brazil charges Mastercard's eighth in a day", soft("mastercard", brazil), earlier(mastercard, 6, 2*time.Hour, time.Hour), decline.RetryLater, "abecs-brazil:mastercard_24h", 17 * time.Hour},
 		{"Elo's irreversible codes bar the card", soft("elo"), earlier(soft("elo"), 1, 90*24*time.Hour, 0, category("41")), decline.RetryNever, "abecs-brazil:irreversible", 0},
 		{"but another network's do not", soft("elo"), earlier(visa, 1, 90*24*time.Hour, 0, category("41")), decline.RetryNow, "", 0},
@@ -285,4 +289,20 @@ func BenchmarkDecide(b *testing.B) {
 	for b.Loop() {
 		decline.Rules{}.Decide(q, use, asked)
 	}
+}
+
+func TestARuleHasOneNameInTheVerdictAndInTheLimits(t *testing.T) {
+	t.Parallel()
+	facts := decline.Facts{Source: decline.Stripe, MethodType: "card", Network: "visa", DeclineCode: "authentication_not_handled",
+		FailureCode: "authentication_required", ErrorCode: "authentication_required", AttemptsUsed: 1, FailedAt: asked}
+	v := decline.Rules{}.Classify(facts)
+	d := decline.Rules{}.Decide(decline.Question{
+		Try: decline.Try{ID: "fl_1", PaymentID: "pi_1", At: asked, Card: "fp_1", Network: "visa", Code: v.Code, DeclineCode: facts.DeclineCode,
+			ErrorCode: facts.ErrorCode, FailureCode: facts.FailureCode},
+		Retry: v.Retry, Category: v.Category, NextStep: v.NextStep,
+	}, decline.Use{}, asked)
+	require.NotEmpty(t, d.LimitedBy)
+	i := slices.IndexFunc(d.Rules, func(r decline.RuleUse) bool { return r.Name == d.LimitedBy })
+	require.GreaterOrEqual(t, i, 0, "%s is none of %+v", d.LimitedBy, d.Rules)
+	require.True(t, d.Rules[i].Limiting)
 }
