@@ -67,8 +67,11 @@ func LoadOverrides(from io.Reader) (Overrides, error) {
 // onceEach splits a JSON object into its members and refuses a name given twice, which encoding/json would let pass.
 func onceEach(raw []byte) (map[string]json.RawMessage, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.Join(errors.New("not a JSON object"), err)
+	switch t, err := dec.Token(); {
+	case err != nil:
+		return nil, fmt.Errorf("not a JSON object: %w", err)
+	case t != json.Delim('{'):
+		return nil, errors.New("not a JSON object")
 	}
 	out := map[string]json.RawMessage{}
 	for dec.More() {

@@ -316,6 +316,12 @@ func TestOverridesAreLoadedAndEachOfTheirFaultsIsALine(t *testing.T) {
 	lines := faultsOf(t, complete("DECLINE_OVERRIDES="+path), forServing)
 	require.Len(t, lines, 2)
 	require.Contains(t, lines[1], "DECLINE_OVERRIDES: reading the override of stolen_card")
+	for _, content := range []string{"", "retry: never"} {
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		lines = faultsOf(t, complete("DECLINE_OVERRIDES="+path), forServing)
+		require.Len(t, lines, 1, content)
+		require.Contains(t, lines[0], "not a JSON object", content)
+	}
 }
 
 func TestAccountProfilesAreCheckedOneByOne(t *testing.T) {
