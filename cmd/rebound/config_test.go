@@ -116,6 +116,7 @@ func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
 		"CHECKOUT_ORIGINS=https://shop.example/checkout":        `CHECKOUT_ORIGINS: "https://shop.example/checkout" is not an origin`,
 		"CHECKOUT_ORIGINS=*":                                    `CHECKOUT_ORIGINS: "*" is not an origin`,
 		"PUBLIC_URL=rebound.example":                            `PUBLIC_URL: "rebound.example" is not a web address`,
+		"PUBLIC_URL=ftp://rebound.example":                      `PUBLIC_URL: "ftp://rebound.example" must begin with https:// or http://`,
 		"PUBLIC_URL=https://rebound.example/?a=b":               `PUBLIC_URL: "https://rebound.example/?a=b" must not hold a ? or #`,
 		"PUBLIC_URL=https://rebound.example/#a":                 `PUBLIC_URL: "https://rebound.example/#a" must not hold a ? or #`,
 		"STRIPE_API_KEY=pk_live_1":                              "STRIPE_API_KEY: is a publishable key",

@@ -453,6 +453,8 @@ func webURL(text string, anyHost bool) (*url.URL, error) {
 		return nil, errors.New("must not hold a user or password")
 	case u.Scheme == "https", u.Scheme == "http" && (anyHost || loopback(u.Host)):
 		return u, nil
+	case anyHost:
+		return nil, errors.New("must begin with https:// or http://")
 	default:
 		return nil, errors.New("must begin with https:// (http:// is for this machine alone)")
 	}
