@@ -221,6 +221,24 @@ func TestTheInboxHoldsWhatWasTold(t *testing.T) {
 	}
 }
 
+func TestAPageGoesOnAfterANoticeThatWasTakenBackMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	a := failed("fl_1", "pi_1")
+	b.add(a)
+	for i, id := range []string{"nt_1", "nt_2", "nt_3"} {
+		row := notification(id, a, store.ChannelInbox, store.Delivered)
+		row.CreatedAt = start.Add(time.Duration(i) * time.Second)
+		b.save(store.Changes{Notifications: []store.Notification{row}})
+	}
+	require.Equal(t, []string{"nt_3", "nt_2"}, b.get("/v1/customers/cus_1/inbox", "limit", "2").ids(t))
+	// The customer pays what the page told last, and reads on.
+	_, err := b.store.Pool().Exec(t.Context(), `UPDATE notifications SET status = 'canceled', reason = 'recovered', sent_at = NULL WHERE id = 'nt_2'`)
+	require.NoError(t, err)
+	require.Equal(t, []string{"nt_1"}, b.get("/v1/customers/cus_1/inbox", "limit", "2", "starting_after", "nt_2").ids(t))
+	require.Equal(t, []string{"nt_3", "nt_1"}, b.get("/v1/customers/cus_1/inbox").ids(t))
+}
+
 func TestANoticeSaysNoAmountThatIsNotKnown(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

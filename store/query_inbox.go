@@ -76,11 +76,12 @@ func inboxSQL(f InboxFilter, after time.Time) (string, []any) {
 }
 
 // InboxPage lists a customer's notices, newest first, and tells whether older ones follow. It returns ErrNotFound when
-// f.After names no notice of this customer within f.Within.
+// f.After names no notice of this customer within f.Within, told or not.
 func (s *Store) InboxPage(ctx context.Context, f InboxFilter) (page []Notice, more bool, err error) {
 	var after time.Time
 	if f.After != "" {
-		q := &question{where: []string{noticeWhere}}
+		// One that was told and taken back since, as when its payment was paid between two pages, still says where the page ended.
+		q := &question{where: []string{ofInbox.rows}}
 		q.and("n.id = ?", f.After)
 		q.and("n.customer = ?", f.Customer)
 		q.within(f.Within, "n")
