@@ -111,6 +111,8 @@ func TestEachFaultIsOneLineThatNamesItsVariable(t *testing.T) {
 		"API_TOKEN=a@acct_1,a@acct_2":                "API_TOKEN: item 2 of 2 is an earlier token with another scope",
 		"REBOUND_POSTGRES_URL=http://mirror.example": "REBOUND_POSTGRES_URL: is not the https address",
 		"STRIPE_WEBHOOK_SECRET=\x00STRIPE_WEBHOOK_SECRET_FILE=/nowhere/at/all": "STRIPE_WEBHOOK_SECRET_FILE: there is no file",
+		"STRIPE_WEBHOOK_SECRET=" + goodSecret + "\n" + goodSecret:              "STRIPE_WEBHOOK_SECRET: item 1 of 1 holds white space",
+		"FRAME_WEBHOOK_SECRET=" + goodSecret + " " + goodSecret:                "FRAME_WEBHOOK_SECRET: item 1 of 1 holds white space",
 		"DATABASE_URL=postgres://u:secret@h/d?default_query_exec_mode=exec":    "DATABASE_URL: has a default_query_exec_mode that cannot be used",
 		"API_TOKEN=a@cus_1": "API_TOKEN: item 1 of 1: what follows @",
 		"CHECKOUT_ORIGINS=https://shop.example/checkout":        `CHECKOUT_ORIGINS: "https://shop.example/checkout" is not an origin`,

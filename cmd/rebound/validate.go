@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/idna"
@@ -369,6 +370,8 @@ func secrets(f *faults, variable, list string) []string {
 			f.add(variable, "item %d of %d is empty", i+1, len(items))
 		case len(item) < webhook.MinSecretBytes:
 			f.add(variable, "item %d of %d has %d bytes; a signing secret has at least %d", i+1, len(items), len(item), webhook.MinSecretBytes)
+		case strings.ContainsFunc(item, unicode.IsSpace): // several, one a line: as one secret it would fit no delivery
+			f.add(variable, "item %d of %d holds white space; secrets are separated by commas", i+1, len(items))
 		}
 	}
 	return items
