@@ -165,6 +165,16 @@ func TestASentenceEndsAsItsScriptAsks(t *testing.T) {
 	}
 }
 
+// French sets a space before these marks, and a mark alone on its line is what a narrow window would make of an ordinary one.
+func TestNoLineBreaksBeforeAMark(t *testing.T) {
+	t.Parallel()
+	for _, l := range languages {
+		for key, text := range texts(t, lexicons[l.tag]()) {
+			require.NotRegexp(t, ` [?!:;»]|« `, text, "%s %s", l.tag, key)
+		}
+	}
+}
+
 func TestNoTwoLanguagesShareATranslationByAccident(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
