@@ -146,7 +146,7 @@ func quality(params string) int {
 // languageAliases are deprecated codes of the IANA registry, macrolanguages, and languages whose readers are written
 // to in a neighbour's written standard (CLDR's language matching data).
 var languageAliases = map[string]string{
-	"iw": "he", "in": "id", "mo": "ro", "no": "nb", "nn": "nb", "cmn": "zh", "yue": "zh-hant", "gsw": "de",
+	"iw": "he", "in": "id", "mo": "ro", "no": "nb", "nn": "nb", "cmn": "zh", "yue": "zh-yue", "gsw": "de",
 }
 
 // lookup finds the supported locale of one tag, by RFC 4647 lookup with the likely scripts of Chinese.

@@ -37,6 +37,8 @@ func TestMatchLocale(t *testing.T) {
 		{[]string{"zh-Hans-TW"}, "zh-Hans"},
 		{[]string{"cmn-TW"}, "zh-Hant"},
 		{[]string{"yue"}, "zh-Hant"},
+		{[]string{"yue-HK"}, "zh-Hant"},
+		{[]string{"yue-Hans-CN"}, "zh-Hans"},
 
 		{[]string{"pt"}, "pt"},
 		{[]string{"pt-PT"}, "pt"},
