@@ -178,6 +178,41 @@ func TestTheModuleFindsTheStreamBehindAPathOfAProxy(t *testing.T) {
 	}
 }
 
+// stub serves a page with the given head and the element, and answers the stream by itself.
+func stub(t *testing.T, head string, stream http.HandlerFunc) (page string) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/page":
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			fmt.Fprintf(w, `<!doctype html>%s<rebound-checkout client-secret="%s"></rebound-checkout><script type="module" src="checkout.js"></script>`, head, secret)
+		case "/checkout.js":
+			http.ServeFile(w, r, "checkout.js")
+		case checkout.EventsPath:
+			stream(w, r)
+		}
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	return server.URL + "/page"
+}
+
+// A browser takes a time that 32 bits cannot hold for none: the page asked hundreds of times a second.
+func TestALongRetryAfterIsNoneToAskAtOnceNorToGiveUp(t *testing.T) {
+	t.Parallel()
+	for _, after := range []string{"2592000", "3600"} {
+		ctx := browsertest.Tab(t)
+		page := stub(t, `<script>const real = setTimeout; window.waits = []; window.setTimeout = (f, ms) => { waits.push(ms); return real(f, ms) }</script>`,
+			func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", after) // as a proxy may say it, for its own reasons
+				w.WriteHeader(http.StatusServiceUnavailable)
+			})
+		require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(page)))
+		until(t, ctx, `waits.some(ms => ms > 60_000)`)
+		require.Less(t, evaluate[float64](t, ctx, `Math.max(...waits)`), 400_000.0)
+	}
+}
+
 func TestAPageThatIsNotListedCannotEvenLoadTheModule(t *testing.T) {
 	t.Parallel()
 	ctx := browsertest.Tab(t)

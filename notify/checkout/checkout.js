@@ -11,6 +11,7 @@
 const SILENCE = 45_000 // ms; the server sends something every 15 s
 const FIRST_WAIT = 1_000 // ms, doubled up to MAX_WAIT with every attempt that brings nothing
 const MAX_WAIT = 30_000
+const MAX_RETRY_AFTER = 300_000 // ms; a proxy may ask for more, up to what a timer takes for no time at all
 const STEADY = 30_000 // ms; a connection that lived this long was a good one
 const MAX_MESSAGE = 65_536 // characters
 
@@ -66,7 +67,7 @@ export async function listen(clientSecret, { url = streamOf(import.meta.url), on
           }
         }
       } else {
-        retryAfter = 1_000 * (Number(response.headers.get('Retry-After')) || 0)
+        retryAfter = Math.min(1_000 * (Number(response.headers.get('Retry-After')) || 0), MAX_RETRY_AFTER)
       }
     } catch (error) {
       if (error.status) throw error
