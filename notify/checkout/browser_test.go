@@ -213,6 +213,26 @@ func TestALongRetryAfterIsNoneToAskAtOnceNorToGiveUp(t *testing.T) {
 	}
 }
 
+// oneMessage is a stream with one message.
+func oneMessage(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	_, _ = w.Write([]byte("id: 1\nevent: payment_failed\ndata: {\"message\":\"No.\",\"locale\":\"en\"}\n\n"))
+	_ = http.NewResponseController(w).Flush()
+	<-r.Context().Done()
+}
+
+const messageShown = `document.querySelector('rebound-checkout').shadowRoot?.querySelector('[part=message]')?.textContent === 'No.'`
+
+func TestAPageCanHideTheElement(t *testing.T) {
+	t.Parallel()
+	ctx := browsertest.Tab(t)
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(stub(t, "", oneMessage))))
+	until(t, ctx, messageShown)
+	display := `getComputedStyle(document.querySelector('rebound-checkout')).display`
+	require.Equal(t, "block", evaluate[string](t, ctx, display))
+	require.Equal(t, "none", evaluate[string](t, ctx, `document.querySelector('rebound-checkout').hidden = true, `+display))
+}
+
 func TestAPageThatIsNotListedCannotEvenLoadTheModule(t *testing.T) {
 	t.Parallel()
 	ctx := browsertest.Tab(t)

@@ -149,6 +149,7 @@ const RIGHT_TO_LEFT = new Set(['ar', 'ckb', 'dv', 'fa', 'he', 'ps', 'sd', 'ug', 
 
 const STYLE = `
   :host { display: block }
+  :host([hidden]) { display: none }
   [part=message] {
     margin: 0; padding: .75em 1em; border-inline-start: .25em solid #b3261e; border-radius: .25em;
     background: #fdecea; color: #3b0b08; font: inherit; line-height: 1.4; overflow-wrap: anywhere;
