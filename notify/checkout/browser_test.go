@@ -233,6 +233,17 @@ func TestAPageCanHideTheElement(t *testing.T) {
 	require.Equal(t, "none", evaluate[string](t, ctx, `document.querySelector('rebound-checkout').hidden = true, `+display))
 }
 
+// Safari before 16.4 and its kin throw at it.
+func TestABrowserThatMakesNoStyleSheetsShowsTheMessageAllTheSame(t *testing.T) {
+	t.Parallel()
+	ctx := browsertest.Tab(t)
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(stub(t, `<script>
+		window.CSSStyleSheet = class { constructor() { throw new TypeError('Illegal constructor') } }
+	</script>`, oneMessage))))
+	until(t, ctx, messageShown)
+	require.Equal(t, "block", evaluate[string](t, ctx, `getComputedStyle(document.querySelector('rebound-checkout')).display`), "styled too")
+}
+
 func TestAPageThatIsNotListedCannotEvenLoadTheModule(t *testing.T) {
 	t.Parallel()
 	ctx := browsertest.Tab(t)

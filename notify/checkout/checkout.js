@@ -176,9 +176,13 @@ export class ReboundCheckout extends Base {
   connectedCallback() {
     if (!this.#alert) {
       const root = this.attachShadow({ mode: 'open' })
-      const sheet = new CSSStyleSheet() // not a style element: the page's policy may forbid those
-      sheet.replaceSync(STYLE)
-      root.adoptedStyleSheets = [sheet]
+      try {
+        const sheet = new CSSStyleSheet() // not a style element: the page's policy may forbid those
+        sheet.replaceSync(STYLE)
+        root.adoptedStyleSheets = [sheet]
+      } catch { // Safari before 16.4
+        root.append(Object.assign(document.createElement('style'), { textContent: STYLE }))
+      }
       // Present and empty before anything happens: a live region that comes with its text is often not read out.
       this.#alert = document.createElement('div')
       this.#alert.setAttribute('role', 'alert')
