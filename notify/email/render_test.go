@@ -186,6 +186,7 @@ func TestAnAmountThatIsNotKnownIsNotSaid(t *testing.T) {
 			require.NotRegexp(t, `[0-9€¤]`, message.Subject+message.Text[:strings.Index(message.Text, payLink)], name)
 			require.NotRegexp(t, `0[.]00|49[.]00|€|¤`, styles.ReplaceAllString(message.HTML, ""), name)
 			require.NotContains(t, message.HTML+message.Text, "\u2068\u2069")
+			require.NotRegexp(t, `<p[^>]*></p>`, message.HTML, "Outlook draws a line of its size for what says nothing")
 			require.Contains(t, message.HTML, decline.PhrasesFor(locale).Heading, name)
 		}
 	}
