@@ -175,6 +175,14 @@ func TestNoLineBreaksBeforeAMark(t *testing.T) {
 	}
 }
 
+// A mail program makes a link of an address that it finds, and some take the letters of any script that touch it for a part of it.
+func TestNoWordTouchesTheSupportAddress(t *testing.T) {
+	t.Parallel()
+	for _, l := range languages {
+		require.NotRegexp(t, `\pL\{support\}|\{support\}\pL`, lexicons[l.tag]().Phrases.Support, l.tag)
+	}
+}
+
 func TestNoTwoLanguagesShareATranslationByAccident(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
