@@ -214,7 +214,7 @@ func (s *server) noticeOf(n store.Notice, locale string) noticeJSON {
 	m := messageOf(public, locale, n.Locale, s.AccountLocales[n.Account])
 	phrases := decline.PhrasesFor(m.Locale)
 	title := phrases.Heading
-	if n.Amount != 0 && n.Currency != "" { // both are known
+	if decline.MoneyKnown(n.Amount, n.Currency) {
 		title = decline.Fill(phrases.InboxTitle, "", decline.FormatMoney(n.Amount, n.Currency, m.Locale), "")
 	}
 	return noticeJSON{

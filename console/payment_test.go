@@ -244,6 +244,7 @@ func TestANoticeSaysNoAmountThatIsNotKnown(t *testing.T) {
 	b := setup(t)
 	for id, change := range map[string]func(*int64, *string){
 		"amount": func(amount *int64, _ *string) { *amount = 0 }, "currency": func(_ *int64, currency *string) { *currency = "" },
+		"unreadable": func(_ *int64, currency *string) { *currency = "usdc" },
 	} {
 		p, a := payment("pi_"+id), failed("fl_"+id, "pi_"+id)
 		change(&p.Amount, &p.Currency)

@@ -69,6 +69,12 @@ func FormatMoney(amount int64, currency, locale string) string {
 	return before(prefix, symbol) + number + after(suffix, symbol)
 }
 
+// MoneyKnown tells whether there is an amount to write: nothing is paid with 0, and what is no code of a currency says not even how
+// many decimals an amount has.
+func MoneyKnown(amount int64, currency string) bool {
+	return amount != 0 && currencyCode(currency) != "¤"
+}
+
 // currencyCode upper-cases three ASCII letters; anything else is ISO 4217's code for no currency, whose symbol is ¤,
 // so that no text from outside gets into a mail this way.
 func currencyCode(s string) string {

@@ -80,6 +80,14 @@ func TestMoneyHasStripesScale(t *testing.T) {
 	}
 }
 
+func TestMoneyIsKnownByAnAmountAndACode(t *testing.T) {
+	t.Parallel()
+	for currency, known := range map[string]bool{"usd": true, "KWD": true, "zzz": true, "": false, "xxx": false, "usdc": false, "us": false, "u$d": false, "ſsd": false} {
+		require.Equal(t, known, decline.MoneyKnown(1, currency), currency)
+		require.False(t, decline.MoneyKnown(0, currency))
+	}
+}
+
 func TestMoneyNeverRounds(t *testing.T) {
 	t.Parallel()
 	for _, locale := range decline.Locales() {

@@ -63,8 +63,8 @@ type Mail struct {
 	Locale   string // BCP 47; the nearest supported language is used
 	Kind     string // First or Reminder; empty means First
 	Public   decline.Public
-	Amount   int64  // in the provider's minor units; 0: not known
-	Currency string // ISO 4217, any case; empty: not known
+	Amount   int64  // in the provider's minor units; see decline.MoneyKnown
+	Currency string // ISO 4217, any case
 	// Link is where the customer fixes the payment: absolute, http or https.
 	Link string
 	// UnsubscribeURL is the preference link; empty for none. The List-Unsubscribe headers are set too, the one-click
@@ -101,8 +101,6 @@ var (
 	mso          = mustDecodeFragments(msoSource)
 	htmlTemplate = template.Must(template.New("payment.html").Funcs(template.FuncMap{"mso": msoFragment}).Parse(htmlSource))
 	textTemplate = texttemplate.Must(texttemplate.New("payment.txt").Parse(textSource))
-
-	currencyPattern = regexp.MustCompile(`^[A-Za-z]{3}$`)
 )
 
 // messageIDPattern is compiled by the first mail: its counts make it large, and every command would wait for it.
@@ -186,9 +184,6 @@ func (m Mail) check() error {
 	if m.Date.IsZero() {
 		return fmt.Errorf("checking mail %s: no date", m.MessageID)
 	}
-	if m.Currency != "" && !currencyPattern.MatchString(m.Currency) {
-		return fmt.Errorf("checking mail %s: currency %.20q is not three letters", m.MessageID, m.Currency)
-	}
 	if !ValidName(m.Profile.MerchantName) {
 		return fmt.Errorf("checking mail %s: merchant name must be 1 to %d plain characters", m.MessageID, maxMerchant)
 	}
@@ -204,7 +199,7 @@ func (m Mail) check() error {
 func (m Mail) view(p decline.Phrases, locale string) view {
 	merchant, support := m.Profile.MerchantName, m.Profile.SupportEmail
 	amount := ""
-	if m.Amount != 0 && m.Currency != "" {
+	if decline.MoneyKnown(m.Amount, m.Currency) {
 		amount = decline.FormatMoney(m.Amount, m.Currency, locale)
 	} else { // the sentences that name it have others in their place
 		p.Preheader, p.Intro = p.Heading, p.Subject

@@ -175,7 +175,8 @@ func TestAnAmountThatIsNotKnownIsNotSaid(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Mail){
 		"no amount": func(m *Mail) { m.Amount = 0 }, "no currency": func(m *Mail) { m.Currency = "" },
-		"neither": func(m *Mail) { m.Amount, m.Currency = 0, "" },
+		"neither": func(m *Mail) { m.Amount, m.Currency = 0, "" }, "four letters": func(m *Mail) { m.Currency = "usdc" },
+		"words": func(m *Mail) { m.Currency = "call +1 900 evil.example" },
 	} {
 		for _, locale := range []string{"en", "ar"} {
 			m := sample()
@@ -183,8 +184,8 @@ func TestAnAmountThatIsNotKnownIsNotSaid(t *testing.T) {
 			change(&m)
 			message, err := Render(m)
 			require.NoError(t, err, name)
-			require.NotRegexp(t, `[0-9€¤]`, message.Subject+message.Text[:strings.Index(message.Text, payLink)], name)
-			require.NotRegexp(t, `0[.]00|49[.]00|€|¤`, styles.ReplaceAllString(message.HTML, ""), name)
+			require.NotRegexp(t, `[0-9€¤]|(?i:usdc|evil)`, message.Subject+message.Text[:strings.Index(message.Text, payLink)], name)
+			require.NotRegexp(t, `0[.]00|49[.]00|€|¤|(?i:usdc|evil)`, styles.ReplaceAllString(message.HTML, ""), name)
 			require.NotContains(t, message.HTML+message.Text, "\u2068\u2069")
 			require.NotRegexp(t, `<p[^>]*></p>`, message.HTML, "Outlook draws a line of its size for what says nothing")
 			require.Contains(t, message.HTML, decline.PhrasesFor(locale).Heading, name)
@@ -254,7 +255,6 @@ func TestHostileInputNeverBecomesAMail(t *testing.T) {
 		"preference link":        func(m *Mail) { m.UnsubscribeURL = "https://shop.example/>\r\nX: y" },
 		"message id":             func(m *Mail) { m.MessageID = "x@y>\r\nX: y" },
 		"message id of no form":  func(m *Mail) { m.MessageID = "nt_1" },
-		"currency with words":    func(m *Mail) { m.Currency = "call +1 900 evil.example" },
 		"kind":                   func(m *Mail) { m.Kind = "promotion" },
 		"no date":                func(m *Mail) { m.Date = time.Time{} },
 		"merchant line break":    func(m *Mail) { m.Profile.MerchantName = "Shop\r\nBcc: joe@x.example" },
