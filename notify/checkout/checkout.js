@@ -186,7 +186,6 @@ export class ReboundCheckout extends Base {
       // Present and empty before anything happens: a live region that comes with its text is often not read out.
       this.#alert = document.createElement('div')
       this.#alert.setAttribute('role', 'alert')
-      this.#alert.setAttribute('aria-live', 'assertive')
       this.#alert.setAttribute('aria-atomic', 'true')
       root.append(this.#alert)
     }
