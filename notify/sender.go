@@ -288,7 +288,9 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	var used store.Use
 	err = s.Store.Budget(ctx, owner.Number, &n, func(u store.Use) bool {
 		used = u
-		status, reason = s.Limits.judge(u, n.Template == templateFirst)
+		if status, reason = s.Limits.judge(u, n.Template == templateFirst); status == "" {
+			n.Locale = s.localeFor(cmp.Or(to.Locale, n.Locale), n.Account)
+		}
 		return status == ""
 	})
 	if err != nil {
@@ -305,7 +307,6 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		s.limited.WithLabelValues(reason).Inc()
 		return end(status, reason)
 	}
-	n.Locale = s.localeFor(cmp.Or(to.Locale, n.Locale), n.Account)
 	token, err := s.Store.NewLink(ctx, n.ID, now.Add(linkLife))
 	if err != nil {
 		return x, outcome, err

@@ -1230,6 +1230,25 @@ func TestTheLinkOfAMailWhoseSenderDiedUnsubscribes(t *testing.T) {
 	require.NotEmpty(t, l.Mailbox, "the mail may have arrived")
 }
 
+// Its customer may open it before its outcome is written down, or where its sender died before that.
+func TestTheLinkOfAMailHasItsLanguageFromTheStart(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.DefaultLocale = "de" })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	var opened store.Link
+	b.post.answer = func(l Letter) Outcome {
+		var err error
+		opened, err = b.store.Link(t.Context(), strings.TrimPrefix(l.Link, "https://rebound.test/pay/"))
+		require.NoError(t, err)
+		return Outcome{Result: Accepted, Code: 250}
+	}
+	deliver(t, s, id)
+	require.Equal(t, "de", b.post.letters[0].Locale)
+	require.Equal(t, "de", opened.Locale)
+}
+
 func TestTheLinkOfAMailThatMayHaveArrivedUnsubscribes(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -76,7 +76,7 @@ const budgetSQL = `WITH underway AS (
 	FROM mails`
 
 // Budget counts, under one lock over all replicas, what the limits of a claimed mail rest on, asks allow, and books the
-// mail before the lock is given up when allow says so.
+// mail before the lock is given up when allow says so: its mailbox and, for the pages of its links, its language.
 func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow func(Use) bool) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(budgetLock)); err != nil {
@@ -99,7 +99,8 @@ func (s *Store) Budget(ctx context.Context, owner int64, n *Notification, allow 
 		if !allow(u) {
 			return nil
 		}
-		_, err = tx.Exec(ctx, `UPDATE notifications SET mailbox = $3, new_mailbox = $4 WHERE id = $1 AND owner = $2`, n.ID, owner, n.Mailbox, n.NewMailbox)
+		_, err = tx.Exec(ctx, `UPDATE notifications SET mailbox = $3, new_mailbox = $4, locale = $5 WHERE id = $1 AND owner = $2`,
+			n.ID, owner, n.Mailbox, n.NewMailbox, n.Locale)
 		return err
 	})
 	if err != nil {
