@@ -141,7 +141,7 @@ func (b *bench) failing(t *testing.T, payment, email string) string {
 			Payments: []store.Payment{{PaymentKey: k, Status: "failing", Customer: f.Customer, Amount: 4200, Currency: "usd",
 				FailedReceivedAt: &first, FailedCreated: first.Unix(), CreatedAt: first, UpdatedAt: first}},
 			Attempts: []store.Attempt{{ID: "fl_" + payment, PaymentKey: k, AttemptKey: f.Charge, Result: "failed", OccurredAt: first, ReceivedAt: first,
-				PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method"}},
+				PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method", AttemptsUsed: 1}},
 			Notifications: []store.Notification{{ID: id, PaymentKey: k, FailureID: "fl_" + payment, Channel: store.ChannelEmail, Template: "first",
 				Status: store.Held, DueAt: first.Add(time.Minute), MessageID: id + "@rebound.test", Customer: f.Customer, CreatedAt: first, UpdatedAt: first}},
 		})
@@ -324,6 +324,56 @@ func TestAMailIsAsOldAsTheAttemptThatItSpeaksOf(t *testing.T) {
 	require.Equal(t, store.Held, b.notification(t, id).Status)
 	deliver(t, s, id)
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+// A claimed mail speaks of the attempt that it was claimed for. Once its try has failed it is to speak of the newest, which may have
+// come meanwhile and have its own time.
+func TestAnAttemptThatComesWhileAMailIsRefusedHasItsTime(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(24 * time.Hour)
+	b.post.answer = func(Letter) Outcome {
+		b.clock.forward(2 * time.Minute) // the day is over
+		b.failsAgain(t, id, "pi_1")
+		return Outcome{Result: Deferred, Code: 451}
+	}
+	deliver(t, s, id)
+	require.NoError(t, s.Wake(t.Context()))
+	require.Equal(t, store.Held, b.notification(t, id).Status, "the second attempt is minutes old")
+	b.post.answer = nil
+	b.clock.forward(time.Hour)
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+// failsAgain stores a second failed attempt of a payment, as the recorder does.
+func (b *bench) failsAgain(t *testing.T, id, payment string) {
+	t.Helper()
+	k := store.PaymentKey{PaymentID: payment, Source: "stripe"}
+	now := b.clock.now()
+	f := store.Fact{PaymentKey: k, EventID: "evt_2_" + payment, EventType: "charge.failed", Created: now.Unix(), Object: "charge", Charge: "ch_2_" + payment,
+		Customer: "cus_" + payment, Amount: 4200, Currency: "usd"}
+	require.NoError(t, b.store.InIngest(context.Background(), func(in *store.Ingest) error {
+		loaded, err := in.Load(context.Background(), []store.PaymentKey{k}, nil, []*store.Fact{&f}, false)
+		if err != nil {
+			return err
+		}
+		p := loaded.Payments[k]
+		var mails []store.Notification
+		for _, n := range p.Notifications {
+			if n.ID == id {
+				n.FailureID, n.UpdatedAt = "fl_2_"+payment, now
+				mails = append(mails, n)
+			}
+		}
+		return in.Save(context.Background(), store.Changes{
+			Facts: loaded.NewFacts, Payments: []store.Payment{p.Payment}, Notifications: mails,
+			Attempts: []store.Attempt{{ID: "fl_2_" + payment, PaymentKey: k, AttemptKey: f.Charge, Result: "failed", OccurredAt: now, ReceivedAt: now,
+				PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method", AttemptsUsed: 2}},
+		})
+	}))
 }
 
 func TestMoreMailsEndThanOneStatementEnds(t *testing.T) {

@@ -273,8 +273,8 @@ func (s *Store) HoldFor(ctx context.Context, id, reason string) error {
 // expiredAtOnce is how many mails one statement of ExpireHeld ends: an ingest may wait for their rows.
 const expiredAtOnce = 500
 
-// ExpireHeld suppresses mails that were held for longer than maxAge after they were due, or after the attempt that they
-// speak of became known; it returns how many.
+// ExpireHeld suppresses mails that were held for longer than maxAge after they were due, or after the newest attempt of their
+// payment, of which they would speak, became known; it returns how many.
 func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (ended int64, err error) {
 	for {
 		some, err := s.expireSome(ctx, maxAge)
@@ -284,10 +284,13 @@ func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (ended int
 	}
 }
 
+// failedSince tells of a row n of notifications whether an attempt of its payment has failed since $2.
+var failedSince = `EXISTS (SELECT FROM attempts a WHERE ` + sameKey("a", "n") + ` AND a.result = 'failed' AND a.received_at >= $2)`
+
 func (s *Store) expireSome(ctx context.Context, maxAge time.Duration) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `UPDATE notifications SET status = 'suppressed', reason = CASE WHEN reason = '' THEN 'too_old' ELSE reason END, updated_at = $1
 		WHERE id IN (SELECT n.id FROM notifications n WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at < $2
-			AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.id = n.failure_id AND a.received_at >= $2)
+			AND NOT `+failedSince+`
 			ORDER BY n.due_at LIMIT $3 FOR UPDATE SKIP LOCKED)`, s.Now(), s.Now().Add(-maxAge), expiredAtOnce)
 	if err != nil {
 		return 0, fmt.Errorf("expiring held mails: %w", err)
