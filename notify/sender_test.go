@@ -348,6 +348,43 @@ func TestAnAttemptThatComesWhileAMailIsRefusedHasItsTime(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }
 
+// What a statement began to see may be over by the time that it has a row's lock: of the row it looks again, of other tables it does not.
+func TestAMailWhosePaymentFailsAgainAsOldOnesEndIsHeldOn(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Second)
+	id := b.failing(t, "pi_2", "reader@example.com")
+	b.clock.forward(30 * time.Hour)
+	// The statement stops at the first mail's attempts until the test lets it go on.
+	b.exec(t, `ALTER TABLE attempts RENAME TO all_attempts`)
+	b.exec(t, `CREATE FUNCTION pass(payment text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+		IF payment = 'pi_1' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF; RETURN true; END $$`)
+	b.exec(t, `CREATE VIEW attempts AS SELECT * FROM all_attempts WHERE pass(payment_id) OFFSET 0`)
+	test, err := pgx.Connect(t.Context(), b.dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = test.Close(context.Background()) })
+	_, err = test.Exec(t.Context(), `SELECT pg_advisory_lock(7)`)
+	require.NoError(t, err)
+	woken := make(chan error, 1)
+	go func() { woken <- s.Wake(context.Background()) }()
+	require.Eventually(t, func() bool {
+		return b.count(t, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 7
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 1
+	}, 10*time.Second, 10*time.Millisecond)
+	_, err = test.Exec(t.Context(), `INSERT INTO all_attempts SELECT (jsonb_populate_record(a, jsonb_build_object('id', 'fl_2', 'received_at', $1::timestamptz))).*
+		FROM all_attempts a WHERE payment_id = 'pi_2'`, b.clock.now())
+	require.NoError(t, err)
+	_, err = test.Exec(t.Context(), `UPDATE notifications SET failure_id = 'fl_2' WHERE id = $1`, id)
+	require.NoError(t, err)
+	_, err = test.Exec(t.Context(), `SELECT pg_advisory_unlock(7)`)
+	require.NoError(t, err)
+	require.NoError(t, <-woken)
+	require.Equal(t, store.Held, b.notification(t, id).Status)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'suppressed'`), "the one of old")
+}
+
 // failsAgain stores a second failed attempt of a payment, as the recorder does.
 func (b *bench) failsAgain(t *testing.T, id, payment string) {
 	t.Helper()

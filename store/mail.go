@@ -287,15 +287,28 @@ func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (ended int
 // failedSince tells of a row n of notifications whether an attempt of its payment has failed since $2.
 var failedSince = `EXISTS (SELECT FROM attempts a WHERE ` + sameKey("a", "n") + ` AND a.result = 'failed' AND a.received_at >= $2)`
 
-func (s *Store) expireSome(ctx context.Context, maxAge time.Duration) (int64, error) {
-	tag, err := s.pool.Exec(ctx, `UPDATE notifications SET status = 'suppressed', reason = CASE WHEN reason = '' THEN 'too_old' ELSE reason END, updated_at = $1
-		WHERE id IN (SELECT n.id FROM notifications n WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at < $2
-			AND NOT `+failedSince+`
-			ORDER BY n.due_at LIMIT $3 FOR UPDATE SKIP LOCKED)`, s.Now(), s.Now().Add(-maxAge), expiredAtOnce)
+func (s *Store) expireSome(ctx context.Context, maxAge time.Duration) (ended int64, err error) {
+	now := s.Now()
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT n.id FROM notifications n WHERE n.status = 'held' AND n.channel = 'email' AND n.owner = 0 AND n.due_at < $2
+			AND NOT `+failedSince+` ORDER BY n.due_at LIMIT $1 FOR UPDATE SKIP LOCKED`, expiredAtOnce, now.Add(-maxAge))
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		// Asked again now that they are locked: a row that was written meanwhile was seen as it is then, its attempts were not.
+		tag, err := tx.Exec(ctx, `UPDATE notifications n SET status = 'suppressed', reason = CASE WHEN n.reason = '' THEN 'too_old' ELSE n.reason END,
+			updated_at = $1 WHERE n.id = ANY($3) AND NOT `+failedSince, now, now.Add(-maxAge), ids)
+		ended = tag.RowsAffected()
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("expiring held mails: %w", err)
 	}
-	return tag.RowsAffected(), nil
+	return ended, nil
 }
 
 const suppress = `INSERT INTO suppressions (mailbox, reason, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
