@@ -172,22 +172,59 @@ func TestAnInvoiceGoesAfterItsPayments(t *testing.T) {
 	require.Empty(t, c.rows(t))
 }
 
-// The sweep takes the row in the moment between ingest's look whether it is there and ingest's lock on it.
+// A sweep has locked the row that two replicas wait for, and takes it away: one of them is to make it anew, and the other to wait.
 func TestAnInvoiceThatIsSweptAsItIsPaidIsKeptAsPaid(t *testing.T) {
 	t.Parallel()
 	c := setupClocked(t)
-	paid := func(id string) Fact {
-		f := fact("evt_"+id, "invoice.paid", "invoice")
-		f.PaymentID, f.PaymentIntent, f.Invoice, f.ObjectID, f.Status, f.ReceivedAt = id, "", id, id, "paid", time.Time{}
+	other := newRecorder(t, c.store)
+	event := func(id, eventType, status string) Fact {
+		f := fact(id, eventType, "invoice")
+		f.PaymentID, f.PaymentIntent, f.Invoice, f.ObjectID, f.Status, f.ReceivedAt = "in_1", "", "in_1", "in_1", status, time.Time{}
 		return f
 	}
-	open := paid("in_1")
-	open.EventID, open.EventType, open.Status, open.Created = "evt_open", "invoice.payment_failed", "open", testCreated-1
-	c.record(t, open)
-	c.exec(t, `CREATE FUNCTION sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM invoices WHERE invoice_id = 'in_1'; RETURN NEW; END $$`)
-	c.exec(t, `CREATE TRIGGER sweep BEFORE INSERT ON invoices FOR EACH ROW WHEN (NEW.invoice_id = 'in_2' AND NEW.status = '') EXECUTE FUNCTION sweep()`)
-	require.NoError(t, c.recorder.Record(t.Context(), Delivery{Facts: []Fact{paid("in_1"), paid("in_2")}}))
-	require.Equal(t, []string{"in_1 paid", "in_2 paid"}, c.column(t, `SELECT invoice_id || ' ' || status FROM invoices WHERE settled_created > 0 ORDER BY 1`))
+	c.record(t, event("evt_old", "invoice.created", "draft"))
+	// Each stops where it has read what is known, until the test lets it go on.
+	c.exec(t, `CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(TG_ARGV[0]::int); RETURN NEW; END $$`)
+	c.exec(t, `CREATE TRIGGER paid BEFORE INSERT ON facts FOR EACH ROW WHEN (NEW.event_id = 'evt_paid') EXECUTE FUNCTION stop(7)`)
+	c.exec(t, `CREATE TRIGGER open BEFORE INSERT ON facts FOR EACH ROW WHEN (NEW.event_id = 'evt_open') EXECUTE FUNCTION stop(8)`)
+	stop, err := c.store.Pool().Acquire(t.Context())
+	require.NoError(t, err)
+	defer stop.Release()
+	_, err = stop.Exec(t.Context(), `SELECT pg_advisory_lock(7), pg_advisory_lock(8)`)
+	require.NoError(t, err)
+	defer func() { _, _ = stop.Exec(context.Background(), `SELECT pg_advisory_unlock_all()`) }()
+	const waiting = `SELECT count(*) FROM pg_stat_activity w WHERE datname = current_database() AND wait_event_type = 'Lock'`
+	const atStop, behind = waiting + ` AND wait_event = 'advisory'`, waiting + ` AND EXISTS (
+		SELECT FROM pg_stat_activity s WHERE s.wait_event = 'advisory' AND s.pid = ANY (pg_blocking_pids(w.pid)))`
+
+	sweep, err := c.store.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = sweep.Rollback(context.Background()) }()
+	_, err = sweep.Exec(t.Context(), `SELECT FROM invoices FOR UPDATE`)
+	require.NoError(t, err)
+	paid, open := make(chan error, 1), make(chan error, 1)
+	go func() {
+		paid <- c.recorder.Record(t.Context(), Delivery{Facts: []Fact{event("evt_paid", "invoice.paid", "paid")}})
+	}()
+	go func() {
+		open <- other.Record(t.Context(), Delivery{Facts: []Fact{event("evt_open", "invoice.payment_failed", "open")}})
+	}()
+	require.Eventually(t, func() bool { return c.count(t, waiting) == 2 }, 2*time.Second, time.Millisecond)
+	_, err = sweep.Exec(t.Context(), `DELETE FROM invoices`)
+	require.NoError(t, err)
+	_, err = sweep.Exec(t.Context(), `DELETE FROM facts`)
+	require.NoError(t, err)
+	require.NoError(t, sweep.Commit(t.Context()))
+	require.Eventually(t, func() bool { return c.count(t, atStop)+c.count(t, behind) == 2 }, 2*time.Second, time.Millisecond)
+	_, err = stop.Exec(t.Context(), `SELECT pg_advisory_unlock(7)`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(paid) == 1 || c.count(t, behind) == 1 }, 2*time.Second, time.Millisecond)
+	_, err = stop.Exec(t.Context(), `SELECT pg_advisory_unlock(8)`)
+	require.NoError(t, err)
+	require.NoError(t, <-paid)
+	require.NoError(t, <-open)
+	require.Equal(t, 1, c.count(t, `SELECT count(*) FROM invoices WHERE settled_created > 0`), "it is paid")
+	require.Equal(t, 2, c.count(t, `SELECT count(*) FROM facts`))
 }
 
 func TestAClaimedMailKeepsItsPayment(t *testing.T) {

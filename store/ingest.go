@@ -206,10 +206,9 @@ func (in *Ingest) LockInvoices(ctx context.Context, invoices []PaymentKey) ([]Pa
 	var linked []PaymentKey
 	b := &pgx.Batch{}
 	queueLocks(b, nil)
-	b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
-		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT DO NOTHING`, a.args()...)
-	b.Queue(`SELECT 1 FROM invoices i JOIN `+keyRows+` ON `+keyMatch("i", "invoice_id")+`
-		ORDER BY i.invoice_id, i.source, i.account, i.livemode FOR UPDATE OF i`, a.args()...)
+	// One statement, which changes nothing of a row that is there, but locks it: of two, a sweep could take the row away between.
+	b.Queue(`INSERT INTO invoices AS i (invoice_id, source, account, livemode, status, billing_reason, settled_created)
+		SELECT k.*, '', '', 0 FROM `+keyRows+` ON CONFLICT (invoice_id, source, account, livemode) DO UPDATE SET status = i.status WHERE false`, a.args()...)
 	b.Queue(`SELECT p.payment_id, p.source, p.account, p.livemode FROM payments p JOIN `+keyRows+` ON `+keyMatch("p", "invoice")+` AND p.invoice <> ''`,
 		a.args()...).Query(func(rows pgx.Rows) (err error) {
 		linked, err = collected[PaymentKey](rows, nil)
@@ -488,7 +487,6 @@ func (in *Ingest) Save(ctx context.Context, c Changes) error {
 		return err
 	}
 	for _, i := range c.Invoices {
-		// The row that LockInvoices found may have been swept before it was locked.
 		b.Queue(`INSERT INTO invoices (invoice_id, source, account, livemode, status, billing_reason, settled_created)
 			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (invoice_id, source, account, livemode) DO UPDATE SET
 			status = EXCLUDED.status, billing_reason = EXCLUDED.billing_reason, settled_created = EXCLUDED.settled_created`,
