@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
 	"rebound/decline"
@@ -449,6 +450,34 @@ func TestAShutdownEndsStreamsAndTakesTheirPresence(t *testing.T) {
 		res := w.request(http.MethodGet, checkout.EventsPath, "Authorization", "Bearer "+secret)
 		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
 	})
+}
+
+// The page has the message, and is not told it again by whichever replica it comes to.
+func TestWhatAStreamShowedAsItsHubEndedIsRecorded(t *testing.T) {
+	t.Parallel()
+	var recorded chan struct{}
+	core, _ := observer.New(zap.InfoLevel)
+	core = zapcore.RegisterHooks(core, func(e zapcore.Entry) error {
+		if e.Message == "checkout.sent" { // written, and not yet marked as shown
+			<-recorded
+		}
+		return nil
+	})
+	bubble(t, func(t *testing.T, w *world) {
+		recorded = make(chan struct{})
+		w.store.confirm(payment, secret)
+		r := w.listen(secret)
+		pass(time.Second)
+		w.store.tell(failing("fl_1", "insufficient_funds"))
+		synctest.Wait()
+		require.Len(t, r.all(), 1)
+		w.stop()
+		synctest.Wait()
+		close(recorded)
+		synctest.Wait()
+		require.True(t, r.over())
+		require.Len(t, w.store.shown, 1)
+	}, func(c *checkout.Config) { c.Log = zap.New(core) })
 }
 
 func TestStreamsOutliveAnAbsentDatabase(t *testing.T) {

@@ -154,7 +154,12 @@ func (h *Hub) refresh(paymentID string) {
 func (h *Hub) markShown(s Shown) {
 	h.mu.Lock()
 	h.shown = append(h.shown, s)
+	closed := h.closed
 	h.mu.Unlock()
+	if closed {
+		h.record(context.Background()) // no work comes any more
+		return
+	}
 	h.signal()
 }
 
