@@ -336,7 +336,7 @@ func TestAnAttemptThatComesWhileAMailIsRefusedHasItsTime(t *testing.T) {
 	b.clock.forward(24 * time.Hour)
 	b.post.answer = func(Letter) Outcome {
 		b.clock.forward(2 * time.Minute) // the day is over
-		b.failsAgain(t, id, "pi_1")
+		b.failsAgain(t, id, "pi_1", func() {})
 		return Outcome{Result: Deferred, Code: 451}
 	}
 	deliver(t, s, id)
@@ -385,8 +385,34 @@ func TestAMailWhosePaymentFailsAgainAsOldOnesEndIsHeldOn(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE status = 'suppressed'`), "the one of old")
 }
 
-// failsAgain stores a second failed attempt of a payment, as the recorder does.
-func (b *bench) failsAgain(t *testing.T, id, payment string) {
+// The recorder has read that the mail is held when a sender claims it, and that sender waits for the recorder to say how old the mail is.
+func TestAMailIsNotTooOldForAnAttemptThatCameWhileItWasClaimed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(30 * time.Hour)
+	delivered := make(chan error, 1)
+	b.failsAgain(t, id, "pi_1", func() {
+		go func() {
+			_, err := s.Deliver(context.Background(), id)
+			delivered <- err
+		}()
+		require.Eventually(t, func() bool {
+			return b.count(t, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+				AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 1
+		}, 1900*time.Millisecond, time.Millisecond) // a transaction that rests for two seconds is ended
+	})
+	require.NoError(t, <-delivered)
+	require.Equal(t, store.Held, b.notification(t, id).Status)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
+	b.clock.forward(time.Minute) // the charge's event may still come
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+}
+
+// failsAgain stores a second failed attempt of a payment, as the recorder does, and does something between reading and writing.
+func (b *bench) failsAgain(t *testing.T, id, payment string, between func()) {
 	t.Helper()
 	k := store.PaymentKey{PaymentID: payment, Source: "stripe"}
 	now := b.clock.now()
@@ -397,6 +423,7 @@ func (b *bench) failsAgain(t *testing.T, id, payment string) {
 		if err != nil {
 			return err
 		}
+		between()
 		p := loaded.Payments[k]
 		var mails []store.Notification
 		for _, n := range p.Notifications {

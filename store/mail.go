@@ -160,7 +160,8 @@ type Settlement struct {
 
 // Settle ends a claim: the owner says what became of the mail. It has no effect, and returns false, where the claim is no
 // longer the owner's. The payment is read under its lock: for a mail that was to be tried again, what was decided of it
-// meanwhile stands, and nothing follows once the payment has ended or what came to be known bars it.
+// meanwhile stands, and nothing follows once the payment has ended or what came to be known bars it. A mail that was not to be
+// sent is looked at again where its payment has failed again meanwhile.
 func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, error) {
 	n := x.Notification
 	var settled bool
@@ -170,13 +171,21 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 			return err
 		}
 		var payment, status, reason, customer string
-		err := tx.QueryRow(ctx, `SELECT p.status, n.status, n.reason, n.customer FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
-			WHERE n.id = $1 AND n.owner = $2 FOR SHARE OF p`, n.ID, owner).Scan(&payment, &status, &reason, &customer)
+		var failedAgain bool
+		err := tx.QueryRow(ctx, `SELECT p.status, n.status, n.reason, n.customer, n.failure_id IS DISTINCT FROM (SELECT a.id FROM attempts a
+				WHERE `+sameKey("a", "n")+` AND a.result = 'failed' ORDER BY (a.detail::json->>'au')::bigint DESC LIMIT 1)
+			FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
+			WHERE n.id = $1 AND n.owner = $2 FOR SHARE OF p`, n.ID, owner).Scan(&payment, &status, &reason, &customer, &failedAgain)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
 		if err != nil {
 			return err
+		}
+		if n.Status == Suppressed && failedAgain {
+			// It was judged by an attempt that is not the newest any more: by its age, as a rule.
+			again := s.Now()
+			n.Status, n.Reason, n.NextTryAt = Held, "", &again
 		}
 		if n.Status == Held && status != Held {
 			n.Status, n.Reason, n.NextTryAt = status, reason, nil
