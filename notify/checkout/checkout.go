@@ -103,9 +103,11 @@ const (
 	lookUpInterval = 500 * time.Millisecond // between two look-ups of unconfirmed secrets
 	heartbeat      = 10 * time.Second       // of the rows, and of a re-read that heals whatever was missed
 	presenceLife   = time.Minute            // a row without a heartbeat for this long belongs to a replica that is gone
-	// A transaction that looked for streams just before ours had its row will not notify; by then it has committed.
-	secondLook   = time.Second
-	writeTimeout = 10 * time.Second // a reader that takes no bytes for this long is dropped
-	queryTimeout = 5 * time.Second
-	maxBatch     = 1000
+	writeTimeout   = 10 * time.Second       // a reader that takes no bytes for this long is dropped
+	queryTimeout   = 5 * time.Second
+	maxBatch       = 1000
 )
+
+// furtherLooks are the waits between a stream's first looks. A transaction that looked for streams just before ours had its row
+// will not notify; it has committed by the first as a rule, and by the last if it took as long as the recorder lets it.
+var furtherLooks = [...]time.Duration{time.Second, 4 * time.Second}

@@ -556,6 +556,21 @@ func TestWhatNobodyNotifiedIsFoundInTime(t *testing.T) {
 	})
 }
 
+// A disk that stalls may keep a transaction for as long as the recorder waits for it.
+func TestWhatATransactionOfSecondsDidNotNotifyIsFoundInTime(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world) {
+		w.store.confirm(payment, secret)
+		w.store.set(checkout.State{Key: payment, Status: "pending"})
+		r := w.listen(secret)
+		defer r.close()
+		pass(3900 * time.Millisecond)
+		w.store.set(failing("fl_1", "insufficient_funds"))
+		pass(1200 * time.Millisecond)
+		require.Len(t, r.all(), 1)
+	})
+}
+
 func TestARowThatWasSweptComesBackWithTheNextHeartbeat(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {

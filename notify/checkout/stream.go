@@ -68,7 +68,7 @@ func (h *Hub) serve(ctx context.Context, st *stream, out *writer, acceptLanguage
 	defer again.Stop()
 	var awaited string // the attempt that awaits its charge, and when it may be told specifically
 	var sharp time.Time
-	first := true
+	looks := furtherLooks[:]
 	for {
 		select {
 		case <-ctx.Done():
@@ -80,6 +80,7 @@ func (h *Hub) serve(ctx context.Context, st *stream, out *writer, acceptLanguage
 				return sent, endWrite
 			}
 		case <-again.C:
+			looks = looks[min(1, len(looks)):]
 			h.refresh(st.paymentID)
 		case s := <-st.states:
 			now := h.now()
@@ -105,10 +106,9 @@ func (h *Hub) serve(ctx context.Context, st *stream, out *writer, acceptLanguage
 			if s.AwaitsCharge && s.Status == "failing" && now.Before(sharp) {
 				wait = sharp.Sub(now)
 			}
-			if first && (wait == 0 || wait > secondLook) {
-				wait = secondLook
+			if len(looks) > 0 && (wait == 0 || wait > looks[0]) {
+				wait = looks[0]
 			}
-			first = false
 			if wait > 0 {
 				again.Reset(wait)
 			}
