@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -118,6 +120,8 @@ func (s *Store) CheckoutStates(ctx context.Context, keys []PaymentKey) ([]Checko
 // KeepCheckoutStreams writes the heartbeat of open streams, and the row of one that has none.
 func (s *Store) KeepCheckoutStreams(ctx context.Context, streams []CheckoutStream) error {
 	ids, keys := make([]string, len(streams)), make([]PaymentKey, len(streams))
+	// In the order in which those of them that have ended since are removed: of two such, each would wait for the other.
+	streams = slices.SortedFunc(slices.Values(streams), func(a, b CheckoutStream) int { return strings.Compare(a.ID, b.ID) })
 	for i, c := range streams {
 		ids[i], keys[i] = c.ID, c.PaymentKey
 	}

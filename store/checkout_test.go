@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rebound/store"
+	"rebound/store/storetest"
 )
 
 // Each of three rows is held in turn while pages' messages and a derivation come to it, the latter in any order: in some,
@@ -76,4 +77,40 @@ func TestWhatPagesHaveShownAndADerivationDoNotWaitForEachOther(t *testing.T) {
 	var marked int
 	require.NoError(t, s.Pool().QueryRow(t.Context(), `SELECT count(*) FROM notifications WHERE shown_code = 'card_declined'`).Scan(&marked))
 	require.Equal(t, 3, marked)
+}
+
+// A heartbeat comes to the rows of streams that have ended since, which are being removed.
+func TestAHeartbeatAndTheEndOfItsStreamsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	s := openPool(t, storetest.New(t), 4)
+	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}
+	a, b := store.CheckoutStream{ID: "cs_a", PaymentKey: k}, store.CheckoutStream{ID: "cs_b", PaymentKey: k}
+	other, err := pgx.ConnectConfig(t.Context(), s.Pool().Config().ConnConfig)
+	require.NoError(t, err)
+	defer func() { _ = other.Close(context.Background()) }()
+	for _, order := range [][]store.CheckoutStream{{a, b}, {b, a}} {
+		require.NoError(t, s.KeepCheckoutStreams(t.Context(), order))
+		tx, err := other.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), `SELECT FROM checkout_streams WHERE id = 'cs_a' FOR UPDATE`)
+		require.NoError(t, err)
+		done := make(chan error, 2)
+		for i, f := range []func() error{
+			func() error { return s.DropCheckoutStreams(t.Context(), []string{"cs_a", "cs_b"}) },
+			func() error { return s.KeepCheckoutStreams(t.Context(), order) },
+		} {
+			go func() { done <- f() }()
+			require.Eventually(t, func() bool {
+				var waiting int
+				_, err := tx.Exec(t.Context(), `SELECT pg_stat_clear_snapshot()`)
+				require.NoError(t, err)
+				require.NoError(t, tx.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+					WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting))
+				return waiting == i+1
+			}, 10*time.Second, 10*time.Millisecond)
+		}
+		require.NoError(t, tx.Commit(t.Context()))
+		require.NoError(t, <-done)
+		require.NoError(t, <-done)
+	}
 }
