@@ -1237,6 +1237,22 @@ func TestNoReminderFollowsAMailWhoseCustomerIsErasedWhileItIsSent(t *testing.T) 
 	}
 }
 
+// The payment itself goes on failing; a reminder would stand as held until it is due, and be canceled then.
+func TestNoReminderFollowsAMailWhoseInvoiceIsSettledWhileItIsSent(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour} })
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(time.Minute)
+	b.post.answer = func(Letter) Outcome {
+		b.exec(t, `UPDATE notifications SET status = 'canceled', reason = 'superseded' WHERE id = $1`, id) // as the recorder writes it
+		return Outcome{Result: Accepted}
+	}
+	deliver(t, s, id)
+	require.Equal(t, store.Sent, b.notification(t, id).Status)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications`))
+}
+
 // A further event may bar the payment's mails while its first is out: that one cannot be had back, the others are not to follow.
 func TestNoReminderFollowsAMailThatIsBarredWhileItIsSent(t *testing.T) {
 	t.Parallel()

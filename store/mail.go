@@ -212,7 +212,8 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		}
 		// Meanwhile, and nothing else changes either while it is claimed.
 		erased, barred := customer != n.Customer, status == Suppressed && BarsReminders(reason)
-		if over(payment) == "" && !erased && !barred && len(x.FollowUps) > 0 {
+		ended := over(payment) != "" || status == Canceled // the payment, or what it was for
+		if !ended && !erased && !barred && len(x.FollowUps) > 0 {
 			b := &pgx.Batch{}
 			if err := notificationTable.queue(b, pointers(x.FollowUps), `ON CONFLICT DO NOTHING`); err != nil {
 				return err
