@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -162,7 +163,7 @@ func (e *frameEvent) settle(opts DecodeOptions, livemode bool) {
 	if opts.Now != nil {
 		now = opts.Now
 	}
-	e.created = orNumber(e.created, e.createdAtom)
+	e.created = cmp.Or(e.created, e.createdAtom)
 	if e.created == 0 || e.created > now().Add(maxAhead).Unix() {
 		e.created = now().Unix()
 	}
@@ -180,10 +181,10 @@ func (e *frameEvent) fact(end frameEnd) handler.Fact {
 		Session: o.session, Locale: o.metaLocale,
 	}
 	inside := o.anyCharge()
-	f.Customer = or(o.customer.id, o.customerID, inside.customer.id, inside.customerID,
+	f.Customer = cmp.Or(o.customer.id, o.customerID, inside.customer.id, inside.customerID,
 		o.account.id, o.accountID, inside.account.id, inside.accountID)
 	f.Addresses = addresses(handler.Contact{
-		Metadata: o.metaEmail, Customer: or(o.customer.email, inside.customer.email, o.account.email),
+		Metadata: o.metaEmail, Customer: cmp.Or(o.customer.email, inside.customer.email, o.account.email),
 	})
 	if f.Object == "transfer" && o.outgoing() {
 		f.Object, f.PaymentID, f.Transfer = "payout", o.id, o.id
@@ -196,7 +197,7 @@ func (e *frameEvent) fact(end frameEnd) handler.Fact {
 		f.PaymentIntent, f.Charge = o.intentID(), o.id
 		f.FailureCode = o.failureCode
 	case "transfer":
-		f.PaymentIntent, f.Transfer = or(o.intentID(), inside.intentID()), o.id
+		f.PaymentIntent, f.Transfer = cmp.Or(o.intentID(), inside.intentID()), o.id
 	case "charge_intent":
 		f.PaymentIntent = o.id
 	}
@@ -204,20 +205,20 @@ func (e *frameEvent) fact(end frameEnd) handler.Fact {
 	if f.Object != "charge" && !inside.contradicts(end) {
 		f.Charge = o.chargeID()
 		if failure {
-			f.FailureCode = or(o.failureCode, inside.failureCode)
+			f.FailureCode = cmp.Or(o.failureCode, inside.failureCode)
 		}
 		if failure || end == frameSucceeded {
 			inside.methodOf(&f)
 		}
 	}
 	if failure || f.Object == "charge" {
-		f.ErrorMessage = or(o.failureMessage, o.failureReason, o.failureDescription)
+		f.ErrorMessage = cmp.Or(o.failureMessage, o.failureReason, o.failureDescription)
 		if !inside.contradicts(end) {
-			f.ErrorMessage = or(f.ErrorMessage, inside.failureMessage)
+			f.ErrorMessage = cmp.Or(f.ErrorMessage, inside.failureMessage)
 		}
 	}
 	o.methodOf(&f)
-	f.PaymentID = or(f.PaymentIntent, f.Charge, f.Transfer)
+	f.PaymentID = cmp.Or(f.PaymentIntent, f.Charge, f.Transfer)
 	return f
 }
 

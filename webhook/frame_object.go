@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"strings"
 
 	"rebound/handler"
@@ -84,7 +85,7 @@ func (k metadataKeys) frameObject(r *reader, name string, o *frameObject, depth 
 		case "created", "created_at":
 			var t int64
 			r.time("created", &t)
-			o.created = orNumber(t, o.created)
+			o.created = cmp.Or(t, o.created)
 		case "amount":
 			r.integer("amount", 0, maxAmount, &o.amount)
 		case "currency":
@@ -175,7 +176,7 @@ func (k metadataKeys) ref(r *reader, name string, to *frameRef, depth frameDepth
 
 // chargeID is the charge that a transfer or an intent wraps, if it says so. An intent has latest_charge. No source names
 // the field of a transfer, although one says that its event refers to the charge, so all three are looked at.
-func (o *frameObject) chargeID() string { return or(o.latest.id, o.charge.id, o.chargeAlias.id) }
+func (o *frameObject) chargeID() string { return cmp.Or(o.latest.id, o.charge.id, o.chargeAlias.id) }
 
 // anyCharge is that charge itself where it is expanded, else an empty one.
 func (o *frameObject) anyCharge() *frameObject {
@@ -187,19 +188,19 @@ func (o *frameObject) anyCharge() *frameObject {
 	return &frameObject{}
 }
 
-func (o *frameObject) intentID() string { return or(o.intent.id, o.intentAlias.id) }
+func (o *frameObject) intentID() string { return cmp.Or(o.intent.id, o.intentAlias.id) }
 
 // methodOf sets what f does not have yet of the method that o was paid with.
 func (o *frameObject) methodOf(f *handler.Fact) {
 	for _, m := range []*frameMethod{&o.details, &o.source, &o.method} {
-		f.MethodID = or(f.MethodID, m.id)
+		f.MethodID = cmp.Or(f.MethodID, m.id)
 		if f.MethodID != m.id && m.id != "" {
 			continue // another method's card
 		}
-		f.MethodType = or(f.MethodType, m.kind)
-		f.MethodCreated = orNumber(f.MethodCreated, m.created)
-		f.Brand, f.Last4 = or(f.Brand, m.brand), or(f.Last4, m.last4)
-		f.ExpMonth, f.ExpYear = orNumber(f.ExpMonth, m.expMonth), orNumber(f.ExpYear, m.expYear)
+		f.MethodType = cmp.Or(f.MethodType, m.kind)
+		f.MethodCreated = cmp.Or(f.MethodCreated, m.created)
+		f.Brand, f.Last4 = cmp.Or(f.Brand, m.brand), cmp.Or(f.Last4, m.last4)
+		f.ExpMonth, f.ExpYear = cmp.Or(f.ExpMonth, m.expMonth), cmp.Or(f.ExpYear, m.expYear)
 	}
 }
 

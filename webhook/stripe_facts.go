@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 
@@ -72,14 +73,14 @@ func addresses(c handler.Contact) *handler.Contact {
 
 func chargeFacts(e *stripeEvent) handler.Delivery {
 	o := &e.object
-	f := e.fact("charge", or(o.paymentIntent, o.id))
+	f := e.fact("charge", cmp.Or(o.paymentIntent, o.id))
 	f.PaymentIntent, f.Charge = o.paymentIntent, o.id
 	o.invoiceOf(&f)
 	f.FailureCode, f.ErrorMessage = o.failureCode, o.failureMessage
 	o.outcomeOf(&f)
 	o.methodOf(&f)
 	f.Addresses = addresses(handler.Contact{
-		Metadata: o.metaEmail, Receipt: o.receiptEmail, Billing: or(o.billingEmail, o.method.email, o.source.email),
+		Metadata: o.metaEmail, Receipt: o.receiptEmail, Billing: cmp.Or(o.billingEmail, o.method.email, o.source.email),
 	})
 	return handler.Delivery{Facts: []handler.Fact{f}}
 }
@@ -89,34 +90,34 @@ func intentFacts(e *stripeEvent) handler.Delivery {
 	f := e.fact("payment_intent", o.id)
 	f.PaymentIntent, f.LatestCharge = o.id, o.latestCharge
 	o.invoiceOf(&f)
-	f.SetupFutureUsage = or(o.setupFutureUsage, o.optionSetupFutureUsage)
+	f.SetupFutureUsage = cmp.Or(o.setupFutureUsage, o.optionSetupFutureUsage)
 
 	to := handler.Contact{Metadata: o.metaEmail, Receipt: o.receiptEmail}
 	if c := o.embedded; c != nil {
-		f.LatestCharge = or(f.LatestCharge, c.id)
-		f.Invoice = or(f.Invoice, c.invoice)
-		to.Receipt = or(to.Receipt, c.receiptEmail)
+		f.LatestCharge = cmp.Or(f.LatestCharge, c.id)
+		f.Invoice = cmp.Or(f.Invoice, c.invoice)
+		to.Receipt = cmp.Or(to.Receipt, c.receiptEmail)
 		if o.describedBy(c, e) {
 			f.FailureCode = c.failureCode
 			c.outcomeOf(&f)
 			c.methodOf(&f)
 			f.ErrorMessage = c.failureMessage
-			to.Billing = or(c.billingEmail, c.method.email, c.source.email)
+			to.Billing = cmp.Or(c.billingEmail, c.method.email, c.source.email)
 		}
 	}
 	// On any other event an error is one of an earlier attempt.
 	if x := o.lastError; x != nil && e.eventType == "payment_intent.payment_failed" {
 		f.Charge = x.charge
 		f.ErrorCode, f.DeclineCode, f.ErrorType = x.code, x.declineCode, x.kind
-		f.ErrorMessage = or(x.message, f.ErrorMessage)
+		f.ErrorMessage = cmp.Or(x.message, f.ErrorMessage)
 		f.ErrorParam, f.ErrorDocURL, f.ErrorMethodType, f.ErrorLogURL = x.param, x.docURL, x.methodType, x.logURL
-		f.AdviceCode = or(x.adviceCode, f.AdviceCode)
-		f.NetworkAdviceCode = or(x.networkAdviceCode, f.NetworkAdviceCode)
-		f.NetworkDeclineCode = or(x.networkDeclineCode, f.NetworkDeclineCode)
+		f.AdviceCode = cmp.Or(x.adviceCode, f.AdviceCode)
+		f.NetworkAdviceCode = cmp.Or(x.networkAdviceCode, f.NetworkAdviceCode)
+		f.NetworkDeclineCode = cmp.Or(x.networkDeclineCode, f.NetworkDeclineCode)
 		for _, m := range []*stripeMethod{&x.method, &x.source} {
 			m.fill(&f)
-			f.MethodSaved = or(f.MethodSaved, m.saved)
-			to.Billing = or(to.Billing, m.email)
+			f.MethodSaved = cmp.Or(f.MethodSaved, m.saved)
+			to.Billing = cmp.Or(to.Billing, m.email)
 		}
 	}
 	// A failure detaches the method from its intent; the one on the intent is then the next to be tried, or none.
@@ -146,8 +147,8 @@ func (o *stripeObject) describedBy(c *stripeObject, e *stripeEvent) bool {
 		return false
 	}
 	apart := e.created - c.created
-	m := or(c.method.id, c.source.id)
-	return m != "" && m == or(o.lastError.method.id, o.lastError.source.id) && -sameAttempt <= apart && apart <= sameAttempt
+	m := cmp.Or(c.method.id, c.source.id)
+	return m != "" && m == cmp.Or(o.lastError.method.id, o.lastError.source.id) && -sameAttempt <= apart && apart <= sameAttempt
 }
 
 // sameAttempt is how many seconds a charge and the failure of its intent can lie apart if nothing else ties them.
@@ -195,14 +196,14 @@ func (o *stripeObject) methodOf(f *handler.Fact) {
 
 // fill sets what f does not have yet. It takes no CVC result: every copy but that in a charge's own details is old.
 func (m *stripeMethod) fill(f *handler.Fact) {
-	f.MethodID = or(f.MethodID, m.id)
-	f.MethodType = or(f.MethodType, m.kind)
-	f.MethodCreated = orNumber(f.MethodCreated, m.created)
-	f.Brand, f.Network = or(f.Brand, m.brand), or(f.Network, m.network)
-	f.Last4, f.Country, f.Funding = or(f.Last4, m.last4), or(f.Country, m.country), or(f.Funding, m.funding)
-	f.ExpMonth, f.ExpYear = orNumber(f.ExpMonth, m.expMonth), orNumber(f.ExpYear, m.expYear)
-	f.Fingerprint, f.Wallet = or(f.Fingerprint, m.fingerprint), or(f.Wallet, m.wallet)
-	f.PostalCheck, f.AddressCheck = or(f.PostalCheck, m.postalCheck), or(f.AddressCheck, m.addressCheck)
+	f.MethodID = cmp.Or(f.MethodID, m.id)
+	f.MethodType = cmp.Or(f.MethodType, m.kind)
+	f.MethodCreated = cmp.Or(f.MethodCreated, m.created)
+	f.Brand, f.Network = cmp.Or(f.Brand, m.brand), cmp.Or(f.Network, m.network)
+	f.Last4, f.Country, f.Funding = cmp.Or(f.Last4, m.last4), cmp.Or(f.Country, m.country), cmp.Or(f.Funding, m.funding)
+	f.ExpMonth, f.ExpYear = cmp.Or(f.ExpMonth, m.expMonth), cmp.Or(f.ExpYear, m.expYear)
+	f.Fingerprint, f.Wallet = cmp.Or(f.Fingerprint, m.fingerprint), cmp.Or(f.Wallet, m.wallet)
+	f.PostalCheck, f.AddressCheck = cmp.Or(f.PostalCheck, m.postalCheck), cmp.Or(f.AddressCheck, m.addressCheck)
 }
 
 // invoiceFacts files what an invoice's event says under the invoice and, where it names one, under the payment too.
@@ -233,7 +234,7 @@ func invoicePaymentFacts(e *stripeEvent) handler.Delivery {
 
 func underPaymentToo(f handler.Fact) handler.Delivery {
 	facts := []handler.Fact{f}
-	if payment := or(f.PaymentIntent, f.Charge); payment != "" {
+	if payment := cmp.Or(f.PaymentIntent, f.Charge); payment != "" {
 		f.PaymentID = payment
 		facts = append(facts, f)
 	}
@@ -251,7 +252,7 @@ func sessionFacts(e *stripeEvent) handler.Delivery {
 	f.PaymentIntent = o.paymentIntent
 	f.Invoice = o.invoice
 	f.SessionLocale = sessionLocale(o.locale)
-	f.Addresses = addresses(handler.Contact{Metadata: o.metaEmail, Customer: or(o.detailEmail, o.customerEmail)})
+	f.Addresses = addresses(handler.Contact{Metadata: o.metaEmail, Customer: cmp.Or(o.detailEmail, o.customerEmail)})
 	return handler.Delivery{Facts: []handler.Fact{f}}
 }
 
@@ -270,21 +271,4 @@ func customerRecord(e *stripeEvent) handler.Delivery {
 		Deleted: e.eventType == "customer.deleted" || e.object.deleted,
 		Email:   e.object.email, Locale: e.object.preferredLocales,
 	}}
-}
-
-// or returns the first text that is not empty.
-func or(texts ...string) string {
-	for _, s := range texts {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
-}
-
-func orNumber(a, b int64) int64 {
-	if a != 0 {
-		return a
-	}
-	return b
 }

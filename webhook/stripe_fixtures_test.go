@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -96,7 +97,7 @@ func TestEveryRecordedBodyIsAcceptedAndReadRight(t *testing.T) {
 			require.Equal(t, str(event, "id"), f.EventID, file)
 			require.Equal(t, str(object, "id"), f.Charge, file)
 			require.Equal(t, str(object, "payment_intent"), f.PaymentIntent, file)
-			require.Equal(t, or(f.PaymentIntent, f.Charge), f.PaymentID, file)
+			require.Equal(t, cmp.Or(f.PaymentIntent, f.Charge), f.PaymentID, file)
 			require.Equal(t, str(object, "customer"), f.Customer, file)
 			require.EqualValues(t, object["amount"], f.Amount, file)
 			require.Equal(t, str(object, "currency"), f.Currency, file)

@@ -177,7 +177,7 @@ func (l *lookUp) intent(ctx context.Context) error {
 	o.invoiceOf(&f)
 	f.Addresses = addresses(handler.Contact{Metadata: o.metaEmail, Receipt: o.receiptEmail})
 	l.add(f)
-	l.ask.Invoice, l.ask.Customer = f.Invoice, or(l.ask.Customer, f.Customer)
+	l.ask.Invoice, l.ask.Customer = f.Invoice, cmp.Or(l.ask.Customer, f.Customer)
 	return nil
 }
 
@@ -207,7 +207,7 @@ func (l *lookUp) invoice(ctx context.Context) error {
 	f.PaymentID, f.PaymentIntent, f.Charge = l.ask.PaymentID, l.ask.Intent, ""
 	l.add(d.Facts[0])
 	l.add(f)
-	l.ask.Customer = or(l.ask.Customer, o.customer)
+	l.ask.Customer = cmp.Or(l.ask.Customer, o.customer)
 	return nil
 }
 
