@@ -25,9 +25,9 @@ const (
 	AttemptSucceeded = "succeeded"
 )
 
-// twinWindow is how far apart, by their own created, an intent's failure and a charge's failure may be and still be the
+// TwinWindow is how far apart, by their own created, an intent's failure and a charge's failure may be and still be the
 // two reports of one attempt, where only latest_charge links them.
-const twinWindow = 60 // seconds
+const TwinWindow = 60 // seconds
 
 // eventKind is what an event type means for its payment.
 type eventKind int
@@ -271,9 +271,9 @@ func set(to *string, value string) {
 	}
 }
 
-// neverTwin are the codes of an intent's failure that came about without a charge, so that latest_charge, if set, names
-// an earlier attempt's.
-func neverTwin(code string) bool {
+// NeverTwin tells whether a code is of an intent's failure that came about without a charge, so that latest_charge, if set,
+// names an earlier attempt's.
+func NeverTwin(code string) bool {
 	return code == "payment_intent_authentication_failure" || code == "payment_method_customer_decline" || strings.HasSuffix(code, "_expired")
 }
 
@@ -306,7 +306,7 @@ func failedAttempts(facts []*Fact) []*attempt {
 			}
 			r.charge, r.latest = max(r.charge, f.Charge), max(r.latest, f.LatestCharge)
 			r.method, r.code = max(r.method, f.MethodID), max(r.code, cmp.Or(f.DeclineCode, f.ErrorCode))
-			if neverTwin(f.ErrorCode) {
+			if NeverTwin(f.ErrorCode) {
 				r.alone = true
 			}
 		}
@@ -322,7 +322,7 @@ func failedAttempts(facts []*Fact) []*attempt {
 		if !known {
 			a.Fact = f
 		}
-		if apart(a.Fact, f) <= twinWindow || reports[f.EventID].charge != "" {
+		if apart(a.Fact, f) <= TwinWindow || reports[f.EventID].charge != "" {
 			a.method = cmp.Or(a.method, reports[f.EventID].method)
 		}
 		anchors[charge] = a
@@ -353,7 +353,7 @@ func failedAttempts(facts []*Fact) []*attempt {
 			key = wrapped(anchors, f)
 		}
 		if key == "" && !r.alone {
-			if a, ok := anchors[r.latest]; ok && (a.method == "" || r.method == "" || a.method == r.method) && apart(a.Fact, f) <= twinWindow {
+			if a, ok := anchors[r.latest]; ok && (a.method == "" || r.method == "" || a.method == r.method) && apart(a.Fact, f) <= TwinWindow {
 				key = r.latest
 			}
 		}

@@ -86,7 +86,7 @@ func TestAStaleLatestChargeIsAnotherAttempt(t *testing.T) {
 		"a customer's refusal has no charge":      func(f *Fact) { f.ErrorCode = "payment_method_customer_decline" },
 		"an expired attempt has no charge":        func(f *Fact) { f.ErrorCode = "payment_intent_payment_attempt_expired" },
 		"another payment method":                  func(f *Fact) { f.MethodID = "pm_2" },
-		"too long after the charge":               func(f *Fact) { f.Created += twinWindow + 1 },
+		"too long after the charge":               func(f *Fact) { f.Created += TwinWindow + 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -3,7 +3,6 @@ package webhook
 import (
 	"cmp"
 	"regexp"
-	"strings"
 
 	"rebound/handler"
 )
@@ -143,21 +142,12 @@ func (o *stripeObject) describedBy(c *stripeObject, e *stripeEvent) bool {
 		return true
 	case o.lastError.charge != "":
 		return o.lastError.charge == c.id
-	case noChargeCode(o.lastError.code):
+	case handler.NeverTwin(o.lastError.code):
 		return false
 	}
 	apart := e.created - c.created
 	m := cmp.Or(c.method.id, c.source.id)
-	return m != "" && m == cmp.Or(o.lastError.method.id, o.lastError.source.id) && -sameAttempt <= apart && apart <= sameAttempt
-}
-
-// sameAttempt is how many seconds a charge and the failure of its intent can lie apart if nothing else ties them.
-const sameAttempt = 60
-
-// noChargeCode says that a failure with this code happens before there is a charge.
-func noChargeCode(code string) bool {
-	return code == "payment_intent_authentication_failure" || code == "payment_method_customer_decline" ||
-		strings.HasSuffix(code, "_expired")
+	return m != "" && m == cmp.Or(o.lastError.method.id, o.lastError.source.id) && -handler.TwinWindow <= apart && apart <= handler.TwinWindow
 }
 
 // invoiceOf sets the invoice: a field until 2025-03-31, since then at most an order reference, which also a merchant may
