@@ -84,13 +84,9 @@ func (r *reader) token() {
 // misfit skips a value of the wrong kind. Null is never one, nor is an empty list where an object belongs: data that went
 // through PHP has it.
 func (r *reader) misfit(name string) {
-	switch r.kind() {
-	case 0: // not JSON: the next read says so
-		r.skip()
-	case 'n':
-		r.skip()
-	default:
-		r.skip()
+	kind := r.kind()
+	r.skip()
+	if kind != 'n' && kind != 0 { // 0: not JSON, as the next read says
 		r.misfits = append(r.misfits, name)
 	}
 }
@@ -131,17 +127,16 @@ func (r *reader) memberName() []byte {
 }
 
 // list reads the elements of a list.
-func (r *reader) list(name string, each func(i int)) bool {
+func (r *reader) list(name string, each func(i int)) {
 	if r.kind() != '[' {
 		r.misfit(name)
-		return false
+		return
 	}
 	r.token()
 	for i := 0; r.err == nil && r.kind() != ']'; i++ {
 		each(i)
 	}
 	r.token()
-	return r.err == nil
 }
 
 func (r *reader) unquote(v []byte) string {

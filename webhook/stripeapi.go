@@ -151,7 +151,7 @@ const (
 func (l *lookUp) event(eventType string, o stripeObject) *stripeEvent {
 	return &stripeEvent{
 		id: "api:" + o.id + ":" + o.status, eventType: eventType, apiVersion: stripe.APIVersion,
-		account: l.ask.Account, livemode: l.ask.Livemode, created: l.asked.Unix(), object: o, hasObject: true,
+		account: l.ask.Account, livemode: l.ask.Livemode, created: l.asked.Unix(), object: o,
 	}
 }
 
