@@ -51,7 +51,6 @@ type Fact struct {
 
 	Object         string `detail:"o"` // charge, payment_intent, invoice, checkout_session, transfer, payout, charge_intent
 	ObjectID       string `detail:"oid"`
-	ObjectCreated  int64  `detail:"oc"` // Unix seconds
 	Status         string `detail:"st"`
 	PaymentIntent  string `detail:"pi"`
 	Charge         string `detail:"ch"`  // a charge's own id, or last_payment_error.charge

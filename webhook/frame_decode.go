@@ -176,7 +176,7 @@ func (e *frameEvent) fact(end frameEnd) handler.Fact {
 	f := handler.Fact{
 		PaymentKey: handler.PaymentKey{Source: sourceFrame, Livemode: e.livemode.is},
 		EventID:    e.id, EventType: e.eventType, Created: e.created,
-		Object: frameResource(e.eventType), ObjectID: o.id, ObjectCreated: o.created, Status: o.status,
+		Object: frameResource(e.eventType), ObjectID: o.id, Status: o.status,
 		Amount: o.amount, Currency: o.currency, Agreement: o.agreement,
 		Session: o.session, Locale: o.metaLocale,
 	}

@@ -13,7 +13,6 @@ import (
 type frameObject struct {
 	id, status string
 	livemode   mode
-	created    int64
 	amount     int64
 	currency   string
 
@@ -82,10 +81,6 @@ func (k metadataKeys) frameObject(r *reader, name string, o *frameObject, depth 
 			r.text("status", maxShort, &o.status)
 		case "livemode":
 			o.livemode.read(r, "livemode")
-		case "created", "created_at":
-			var t int64
-			r.time("created", &t)
-			o.created = cmp.Or(t, o.created)
 		case "amount":
 			r.integer("amount", 0, maxAmount, &o.amount)
 		case "currency":

@@ -18,7 +18,7 @@ func TestAFailedChargeGivesOneFactUnderItsIntent(t *testing.T) {
 	require.Equal(t, handler.Fact{
 		PaymentKey: handler.PaymentKey{PaymentID: "pi_1", Source: "stripe", Account: "acct_shop", Livemode: true},
 		EventID:    "evt_charge", APIVersion: "2024-06-20", EventType: "charge.failed", Created: 1772366400,
-		Object: "charge", ObjectID: "ch_1", ObjectCreated: 1772366398, Status: "failed",
+		Object: "charge", ObjectID: "ch_1", Status: "failed",
 		PaymentIntent: "pi_1", Charge: "ch_1", Customer: "cus_1", Invoice: "in_1", Amount: 5400, Currency: "eur",
 		FailureCode: "card_declined", OutcomeType: "issuer_declined", OutcomeReason: "insufficient_funds",
 		NetworkStatus: "declined_by_network", RiskLevel: "normal", StripeReport: "fraudulent", AdviceCode: "try_again_later",
@@ -36,7 +36,7 @@ func TestAFailedIntentGivesOneFact(t *testing.T) {
 	require.Equal(t, handler.Fact{
 		PaymentKey: handler.PaymentKey{PaymentID: "pi_1", Source: "stripe", Account: "acct_shop", Livemode: true},
 		EventID:    "evt_intent", APIVersion: "2024-06-20", EventType: "payment_intent.payment_failed", Created: 1772366400,
-		Object: "payment_intent", ObjectID: "pi_1", ObjectCreated: 1772366390, Status: "requires_payment_method",
+		Object: "payment_intent", ObjectID: "pi_1", Status: "requires_payment_method",
 		PaymentIntent: "pi_1", Charge: "ch_1", LatestCharge: "ch_1", Customer: "cus_1", Invoice: "in_7", OrderReference: "in_7",
 		Amount: 5400, Currency: "eur", ErrorCode: "card_declined", DeclineCode: "insufficient_funds", AdviceCode: "try_again_later",
 		NetworkAdviceCode: "02", NetworkDeclineCode: "51", ErrorType: "card_error", ErrorMessage: "The card has not enough money.",

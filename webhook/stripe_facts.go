@@ -56,7 +56,7 @@ func (e *stripeEvent) fact(object, payment string) handler.Fact {
 		},
 		EventID: e.id, APIVersion: e.apiVersion, EventType: e.eventType, Created: e.created,
 		RequestOrigin: e.requestOrigin,
-		Object:        object, ObjectID: o.id, ObjectCreated: o.created, Status: o.status,
+		Object:        object, ObjectID: o.id, Status: o.status,
 		Customer: o.customer, Amount: o.amount, Currency: o.currency,
 		Session: o.session, Locale: o.metaLocale,
 	}

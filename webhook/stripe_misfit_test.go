@@ -51,7 +51,7 @@ func TestAMisfitCostsOnlyItself(t *testing.T) {
 		"api_version": {"APIVersion"}, "created": {"Created"}, "request": {"RequestOrigin"}, "request.id": {"RequestOrigin"},
 
 		"data.object.object": {}, "data.object.livemode": {}, "data.object.paid": {}, "data.object.status": {"Status"},
-		"data.object.amount": {"Amount"}, "data.object.currency": {"Currency"}, "data.object.created": {"ObjectCreated"},
+		"data.object.amount": {"Amount"}, "data.object.currency": {"Currency"}, "data.object.created": {},
 		"data.object.customer": {"Customer"}, "data.object.invoice": {"Invoice"}, "data.object.failure_code": {"FailureCode"},
 		"data.object.failure_message": {"ErrorMessage"}, "data.object.payment_intent": {"PaymentID", "PaymentIntent"},
 		"data.object.fraud_details": {"StripeReport"}, "data.object.fraud_details.stripe_report": {"StripeReport"},
@@ -91,7 +91,7 @@ func TestAMisfitCostsOnlyItself(t *testing.T) {
 	}
 	intentCosts := map[string][]string{
 		"api_version": {"APIVersion"}, "created": {"Created"}, "request": {"RequestOrigin"}, "request.id": {"RequestOrigin"},
-		"data.object.amount": {"Amount"}, "data.object.currency": {"Currency"}, "data.object.created": {"ObjectCreated"}, "data.object.status": {"Status"},
+		"data.object.amount": {"Amount"}, "data.object.currency": {"Currency"}, "data.object.created": {}, "data.object.status": {"Status"},
 		"data.object.customer": {"Customer"}, "data.object.latest_charge": {"LatestCharge"}, "data.object.client_secret": {"ClientSecretHash"},
 		"data.object.receipt_email": {"Addresses"}, "data.object.metadata": {"Addresses", "Session", "Locale"},
 		"data.object.metadata.email": {"Addresses"}, "data.object.metadata.session": {"Session"}, "data.object.metadata.locale": {"Locale"},
