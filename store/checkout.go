@@ -195,42 +195,41 @@ const (
 	listenBackoffMax = 5 * time.Second
 )
 
-// Listen hands every notification of channel to onNotify until ctx ends, and then returns its error. It keeps one
-// connection of its own, outside the pool, and makes a new one whenever that breaks. onListening is called each time
-// that the channel is being listened to, the first included: what was notified before is lost, so the caller must read
-// the present state then. Both are called from one goroutine and should be quick. It does not work through a pooler in
-// transaction mode.
-func (s *Store) Listen(ctx context.Context, channel string, onNotify func(payload string), onListening func()) error {
+// Listen hands every notification of CheckoutChannel to onNotify until ctx ends. It keeps one connection of its own,
+// outside the pool, and makes a new one whenever that breaks. onListening is called each time that the channel is being
+// listened to, the first included: what was notified before is lost, so the caller must read the present state then.
+// Both are called from one goroutine and should be quick. It does not work through a pooler in transaction mode.
+func (s *Store) Listen(ctx context.Context, onNotify func(payload string), onListening func()) {
 	config := s.pool.Config().ConnConfig
 	backoff, failing := listenBackoffMin, false
 	for {
-		err := listenOnce(ctx, config, channel, onNotify, func() {
+		err := listenOnce(ctx, config, onNotify, func() {
 			if failing {
-				s.log.Info("listen.recovered", zap.String("channel", channel))
+				s.log.Info("listen.recovered", zap.String("channel", CheckoutChannel))
 			}
 			backoff, failing = listenBackoffMin, false
 			onListening()
 		})
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		if !failing { // the same failure again says nothing new
-			s.log.Warn("listen.lost", zap.String("channel", channel), zap.Error(err))
+			s.log.Warn("listen.lost", zap.String("channel", CheckoutChannel), zap.Error(err))
 			failing = true
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		case <-time.After(backoff/2 + rand.N(backoff)): // replicas must not all come back at the same moment
 		}
 		backoff = min(2*backoff, listenBackoffMax)
 	}
 }
 
-func listenOnce(ctx context.Context, config *pgx.ConnConfig, channel string, onNotify func(string), onListening func()) error {
+func listenOnce(ctx context.Context, config *pgx.ConnConfig, onNotify func(string), onListening func()) error {
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return fmt.Errorf("connecting to listen on %s: %w", channel, err)
+		return fmt.Errorf("connecting to listen on %s: %w", CheckoutChannel, err)
 	}
 	defer func() {
 		// ctx has often ended by now, and the server should hear a goodbye all the same.
@@ -238,14 +237,14 @@ func listenOnce(ctx context.Context, config *pgx.ConnConfig, channel string, onN
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
-		return fmt.Errorf("listening on %s: %w", channel, err)
+	if _, err := conn.Exec(ctx, "LISTEN "+CheckoutChannel); err != nil {
+		return fmt.Errorf("listening on %s: %w", CheckoutChannel, err)
 	}
 	onListening()
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
-			return fmt.Errorf("waiting for a notification on %s: %w", channel, err)
+			return fmt.Errorf("waiting for a notification on %s: %w", CheckoutChannel, err)
 		}
 		onNotify(n.Payload)
 	}

@@ -22,13 +22,9 @@ import (
 // checkoutRows is the checkout stream's view of the store.
 type checkoutRows struct{ *store.Store }
 
-func checkoutKey(k store.PaymentKey) checkout.Key {
-	return checkout.Key{PaymentID: k.PaymentID, Source: k.Source, Account: k.Account, Livemode: k.Livemode}
-}
+func checkoutKey(k store.PaymentKey) checkout.Key { return checkout.Key(k) }
 
-func paymentKey(k checkout.Key) store.PaymentKey {
-	return store.PaymentKey{PaymentID: k.PaymentID, Source: k.Source, Account: k.Account, Livemode: k.Livemode}
-}
+func paymentKey(k checkout.Key) store.PaymentKey { return store.PaymentKey(k) }
 
 func mapped[A, B any](list []A, f func(A) B) []B {
 	out := make([]B, 0, len(list))

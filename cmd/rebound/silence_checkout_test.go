@@ -72,13 +72,12 @@ func (f *checkoutFake) Drop(context.Context, []string) error              { retu
 func (f *checkoutFake) Sweep(context.Context, time.Duration) error        { return nil }
 func (f *checkoutFake) MarkShown(context.Context, []checkout.Shown) error { return nil }
 
-func (f *checkoutFake) Listen(ctx context.Context, _ string, onNotify func(string), onListening func()) error {
+func (f *checkoutFake) Listen(ctx context.Context, onNotify func(string), onListening func()) {
 	f.mu.Lock()
 	f.onNotify = onNotify
 	f.mu.Unlock()
 	onListening()
 	<-ctx.Done()
-	return ctx.Err()
 }
 
 func (f *checkoutFake) tell(s checkout.State) {
@@ -112,7 +111,7 @@ func transcript(t *testing.T, acceptLanguage string, states ...checkout.State) (
 		hub := checkout.New(checkout.Config{Store: fake, Hash: func(s string) []byte { return []byte(s) }})
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
-		running.Go(func() { _ = hub.Run(ctx) })
+		running.Go(func() { hub.Run(ctx) })
 		e := echo.New()
 		hub.Register(e)
 		w := tape{httptest.NewRecorder(), time.Now(), &bytes.Buffer{}}

@@ -268,11 +268,7 @@ func (s *server) start(told context.Context) error {
 	if s.hub != nil {
 		streamCtx, cancel := context.WithCancel(ctx)
 		s.endStreams = cancel
-		s.background.Go(func() {
-			if err := s.hub.Run(streamCtx); err != nil {
-				s.log.Error("checkout.ended", zap.Error(err))
-			}
-		})
+		s.background.Go(func() { s.hub.Run(streamCtx) })
 	}
 	s.accept(s.public, s.options.public)
 	s.accept(s.admin, s.options.admin)

@@ -14,9 +14,6 @@ import (
 	"rebound/decline"
 )
 
-// Channel is the LISTEN channel that carries the ids of payments with news for an open stream.
-const Channel = "rebound_checkout"
-
 // Key names a payment as the store files it.
 type Key struct {
 	PaymentID string
@@ -73,9 +70,9 @@ type Store interface {
 	Sweep(ctx context.Context, age time.Duration) error
 	// MarkShown records what was shown.
 	MarkShown(ctx context.Context, shown []Shown) error
-	// Listen hands on every notification of the channel until ctx ends. It calls onListening each time that it has
-	// begun to listen, the first included.
-	Listen(ctx context.Context, channel string, onNotify func(payload string), onListening func()) error
+	// Listen hands on the id of every payment that has news for an open stream, until ctx ends. It calls onListening each
+	// time that it has begun to listen, the first included.
+	Listen(ctx context.Context, onNews func(paymentID string), onListening func())
 }
 
 // Config is what a Hub needs.

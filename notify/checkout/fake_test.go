@@ -100,13 +100,12 @@ func (m *memory) MarkShown(_ context.Context, shown []checkout.Shown) error {
 	return m.call(func() { m.shown = append(m.shown, shown...) })
 }
 
-func (m *memory) Listen(ctx context.Context, _ string, onNotify func(string), onListening func()) error {
+func (m *memory) Listen(ctx context.Context, onNotify func(string), onListening func()) {
 	m.mu.Lock()
 	m.onNotify, m.onListen = onNotify, onListening
 	m.mu.Unlock()
 	onListening()
 	<-ctx.Done()
-	return ctx.Err()
 }
 
 // confirm records the client secret of a payment, as a payment intent event does.
@@ -193,8 +192,8 @@ func bubbleOver(t *testing.T, http2 bool, test func(t *testing.T, w *world), opt
 		}
 		hub := checkout.New(config)
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- hub.Run(ctx) }()
+		var running sync.WaitGroup
+		running.Go(func() { hub.Run(ctx) })
 		e := echo.New()
 		hub.Register(e)
 		l := newPipes()
@@ -205,7 +204,7 @@ func bubbleOver(t *testing.T, http2 bool, test func(t *testing.T, w *world), opt
 		w := &world{t: t, store: m, hub: hub, client: &http.Client{Transport: transport}, stop: cancel}
 		defer func() {
 			cancel()
-			require.NoError(t, <-ended)
+			running.Wait()
 			require.NoError(t, server.Shutdown(context.WithoutCancel(t.Context())))
 			require.ErrorIs(t, <-served, http.ErrServerClosed)
 			transport.CloseIdleConnections()

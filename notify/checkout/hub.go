@@ -70,22 +70,11 @@ func New(c Config) *Hub {
 	return h
 }
 
-// Open counts the streams that wait for their secret to be confirmed, and those that are confirmed.
-func (h *Hub) Open() (unconfirmed, confirmed int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.pending), len(h.streams) - len(h.pending)
-}
-
 // Run serves the streams until ctx ends; then it ends every stream, takes no new ones and removes their rows. A server
 // that shuts down must end ctx first: it would wait for the streams.
-func (h *Hub) Run(ctx context.Context) error {
+func (h *Hub) Run(ctx context.Context) {
 	var others sync.WaitGroup
-	others.Go(func() {
-		if err := h.store.Listen(ctx, Channel, h.notified, h.listening); err != nil && ctx.Err() == nil {
-			h.log.Error("checkout.listen", zap.Error(err))
-		}
-	})
+	others.Go(func() { h.store.Listen(ctx, h.notified, h.listening) })
 	others.Go(func() { h.beats(ctx) })
 	for {
 		timer := time.NewTimer(h.pause())
@@ -94,7 +83,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			timer.Stop()
 			others.Wait() // a heartbeat under way would bring rows back
 			h.close(ctx)
-			return nil
+			return
 		case <-h.wake:
 		case <-timer.C:
 		}

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,9 +71,9 @@ func (t tables) MarkShown(ctx context.Context, shown []checkout.Shown) error {
 	}))
 }
 
-func (t tables) Listen(ctx context.Context, channel string, onNotify func(string), onListening func()) error {
-	return t.Store.Listen(ctx, channel, func(payload string) {
-		onNotify(payload)
+func (t tables) Listen(ctx context.Context, onNews func(string), onListening func()) {
+	t.Store.Listen(ctx, func(payload string) {
+		onNews(payload)
 		t.notified <- payload
 	}, func() {
 		onListening()
@@ -217,11 +218,11 @@ func (d *database) replica(origins ...string) *replica {
 	hub.Register(e)
 	r.server = httptest.NewServer(e)
 	ctx, cancel := context.WithCancel(d.t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- hub.Run(ctx) }()
+	var running sync.WaitGroup
+	running.Go(func() { hub.Run(ctx) })
 	d.t.Cleanup(func() {
 		cancel()
-		require.NoError(d.t, <-ended)
+		running.Wait()
 		r.server.Close()
 	})
 	receive(d.t, r.listening)
