@@ -17,19 +17,8 @@ type mailer struct {
 	accounts  map[string]email.Profile // by acct_…
 }
 
-// beforeDot is the context key of a letter's last question before its final dot: package email has one hook for a
-// sender, package notify one for a letter.
-type beforeDot struct{}
-
 func newMailer(c *config, publicURL string) (*mailer, error) {
-	sender, err := email.NewSender(c.SMTPURL, email.Options{
-		BeforeDot: func(ctx context.Context, _ string) error {
-			if ask, ok := ctx.Value(beforeDot{}).(func(context.Context) error); ok && ask != nil {
-				return ask(ctx)
-			}
-			return nil
-		},
-	})
+	sender, err := email.NewSender(c.SMTPURL, email.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +61,7 @@ func (m *mailer) Deliver(ctx context.Context, l notify.Letter) notify.Outcome {
 	if err != nil {
 		return notify.Outcome{Result: notify.RejectedMail, Reason: err.Error()} // it holds no address
 	}
-	out := m.sender.Send(context.WithValue(ctx, beforeDot{}, l.BeforeDot), message)
+	out := m.sender.Send(ctx, message, l.BeforeDot)
 	return notify.Outcome{Result: notify.Result(out.Result), Code: out.Code, Reason: out.Reason}
 }
 

@@ -31,7 +31,7 @@ const (
 	// Paused: the server will not talk to us at all (421, refused greeting, log-in or TLS). It says nothing of the
 	// mail or its recipient: stop sending for a while. The server holds nothing.
 	Paused Result = "paused"
-	// Abandoned: BeforeDot refused, or the context ended before the final dot. The server holds nothing.
+	// Abandoned: beforeDot refused, or the context ended before the final dot. The server holds nothing.
 	Abandoned Result = "abandoned"
 )
 
@@ -59,11 +59,6 @@ type Outcome struct {
 	Code     int    // SMTP reply code; 0 when no reply decided
 	Enhanced string // RFC 3463 code such as "5.1.1"; empty when the server gave none
 	Reason   string // English, one line, at most 300 octets
-}
-
-// Final tells whether another attempt with the same mail is pointless.
-func (o Outcome) Final() bool {
-	return o.Result == Accepted || o.Result == RejectedAddress || o.Result == RejectedMail
 }
 
 // errAbandoned marks what ended an attempt on purpose.

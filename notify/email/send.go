@@ -40,13 +40,8 @@ func (t Timeouts) withDefaults() Timeouts {
 // Options tune a Sender. The zero value is right for production.
 type Options struct {
 	Timeouts Timeouts
-	// HelloName is the name given with EHLO; empty means this host's name where it is a host name, else localhost.
-	HelloName string
 	// TLS replaces the default TLS settings, e.g. to trust a private authority. ServerName is filled in.
 	TLS *tls.Config
-	// BeforeDot is called when the whole mail but its final dot has been sent. An error abandons the mail: the
-	// connection is dropped and the server, never having seen the dot, keeps nothing.
-	BeforeDot func(ctx context.Context, messageID string) error
 }
 
 type transport int
@@ -122,13 +117,10 @@ func NewSender(smtpURL string, opts Options) (*Sender, error) {
 		}
 	}
 	s.opts.Timeouts = opts.Timeouts.withDefaults()
-	if s.opts.HelloName == "" {
-		s.opts.HelloName = helloName()
-	}
 	return s, nil
 }
 
-// helloName is this host's name if a server could like it.
+// helloName is what is given with EHLO: this host's name if a server could like it.
 func helloName() string {
 	name, err := os.Hostname()
 	if err != nil || name == "" {
@@ -145,7 +137,7 @@ func helloName() string {
 // Address names the server as host:port, for logs.
 func (s *Sender) Address() string { return net.JoinHostPort(s.host, s.port) }
 
-// MaxDuration is the longest that one Send can take, BeforeDot not counted: a job around it needs more time than that.
+// MaxDuration is the longest that one Send can take, beforeDot not counted: a job around it needs more time than that.
 func (s *Sender) MaxDuration() time.Duration {
 	t := s.opts.Timeouts
 	const commands = 10 // greeting, EHLO and HELO, STARTTLS, EHLO, up to two of AUTH, MAIL, RCPT, DATA
@@ -153,14 +145,16 @@ func (s *Sender) MaxDuration() time.Duration {
 }
 
 // Send delivers one mail to its one recipient and says what became of it. When ctx ends before the final dot the mail
-// is Abandoned; when it ends afterwards the outcome is Undecided.
-func (s *Sender) Send(ctx context.Context, m *Message) Outcome {
+// is Abandoned; when it ends afterwards the outcome is Undecided. beforeDot, unless nil, is asked when the whole mail but
+// its final dot has been sent. An error abandons the mail: the connection is dropped and the server, never having seen
+// the dot, keeps nothing.
+func (s *Sender) Send(ctx context.Context, m *Message, beforeDot func(context.Context) error) Outcome {
 	raw, err := m.Bytes() // before dialling: an error inside a body would truncate a mail that the server then keeps
 	if err != nil {
 		return outcomeOf(PhaseRender, err, nil)
 	}
 	d := &delivery{sender: s, phase: PhaseConnect}
-	err = d.run(ctx, m, raw)
+	err = d.run(ctx, m, raw, beforeDot)
 	if err == nil {
 		return Outcome{Result: Accepted, Phase: PhaseDot, Code: 250, Enhanced: d.enhanced, Reason: "accepted"}
 	}
@@ -191,7 +185,7 @@ type delivery struct {
 
 // run hands over the mail. It returns nil exactly when the server took responsibility for it; otherwise d.phase is
 // where it ended.
-func (d *delivery) run(ctx context.Context, m *Message, raw []byte) error {
+func (d *delivery) run(ctx context.Context, m *Message, raw []byte, beforeDot func(context.Context) error) error {
 	s, limits := d.sender, d.sender.opts.Timeouts
 	dialCtx, cancel := context.WithTimeout(ctx, limits.Connect)
 	defer cancel()
@@ -238,8 +232,8 @@ func (d *delivery) run(ctx context.Context, m *Message, raw []byte) error {
 	if err := client.Text.W.Flush(); err != nil {
 		return fmt.Errorf("writing body: %w", err)
 	}
-	if s.opts.BeforeDot != nil {
-		if err := s.opts.BeforeDot(ctx, m.MessageID); err != nil {
+	if beforeDot != nil {
+		if err := beforeDot(ctx); err != nil {
 			return errAbandoned
 		}
 	}
@@ -269,7 +263,7 @@ func (d *delivery) open(conn net.Conn) (*smtp.Client, error) {
 	}
 	client.SkipSMTPUTF8(true) // every address is ASCII
 	d.enter(PhaseHello, limit)
-	if err := client.Hello(s.opts.HelloName); err != nil {
+	if err := client.Hello(helloName()); err != nil {
 		return nil, fmt.Errorf("greeting: %w", err)
 	}
 	if s.transport == startTLS {
