@@ -187,7 +187,7 @@ func (c *config) policy() handler.Policy {
 		Livemode: c.Mode == "live", Hold: c.NotifyHold, HoldWeak: c.NotifyHoldWeak,
 		UnknownToInbox: c.NotifyUnknown == "inbox", MaxAge: c.NotifyMaxAge, MailsInvoices: c.BillingNotifications == "ours",
 		SMTPConfigured: c.SMTPURL != "", LooksUp: c.StripeAPIKey != "", Profiles: profiles,
-		MessageIDDomain: cmp.Or(domainOf(c.from.address), "rebound.invalid"),
+		MessageIDDomain: cmp.Or(domainOf(c.from), "rebound.invalid"),
 	}
 	p.Rules.MaxRetriesPerCharge, p.Rules.Overrides = c.MaxRetriesPerCharge, c.overrides
 	return p

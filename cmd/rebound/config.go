@@ -83,7 +83,7 @@ type config struct {
 	tokens        []console.Token
 	profiles      map[string]accountProfile // by acct_…
 	overrides     decline.Overrides
-	from, replyTo mailAddress
+	from, replyTo string // addresses alone
 	warnings      []string
 }
 

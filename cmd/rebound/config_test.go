@@ -55,7 +55,7 @@ func TestACompleteConfigurationHasTheContractsDefaults(t *testing.T) {
 	require.EqualValues(t, 256<<10, c.BodyLimit)
 	require.Equal(t, "stripe", c.BillingNotifications)
 	require.Equal(t, []int{1, 4, 2, 4, 50, 4000}, []int{c.MailPerPayment24H, c.MailPerPaymentTotal, c.MailPerMailbox24H, c.MailPerMailbox7D, c.MailNewMailboxesPerHour, c.MailPerDay})
-	require.Equal(t, mailAddress{"Shop", "billing@shop.example"}, c.from)
+	require.Equal(t, "billing@shop.example", c.from)
 	require.Len(t, c.warnings, 1, "BILLING_NOTIFICATIONS is unset in live mode")
 
 	c, err = loadConfig(complete("REMINDERS=", "BILLING_NOTIFICATIONS=ours"), forServing)
@@ -334,7 +334,7 @@ func TestAccountProfilesAreCheckedOneByOne(t *testing.T) {
 	write(`{"acct_1":{"merchant_name":"One","mail_from":"One <pay@one.example>","payment_url":"https://one.example/{payment_id}","locale":"de-AT"}}`)
 	c, err := loadConfig(complete("ACCOUNT_PROFILES="+path), forServing)
 	require.NoError(t, err)
-	require.Equal(t, "pay@one.example", c.profiles["acct_1"].from.address)
+	require.Equal(t, "pay@one.example", c.profiles["acct_1"].from)
 	require.True(t, c.policy().Profiles["acct_1"])
 
 	write(`{"acct_1":{"merchant_name":"One","payment_url":"http://one.example/"},"cus_2":{"merchant_name":"T","mail_from":"t@two.example","payment_url":"https://two.example"}}`)

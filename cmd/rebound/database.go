@@ -13,11 +13,10 @@ import (
 
 // database is where the data lives: the operator's own Postgres, or a private one that ends with the program.
 type database struct {
-	dsn     string
-	about   string          // one line for people, without secrets
-	failed  <-chan struct{} // closed when a private server ends by itself; nil for the operator's own
-	stop    func()
-	private bool
+	dsn    string
+	about  string          // one line for people, without secrets
+	failed <-chan struct{} // closed when a private server ends by itself; nil for the operator's own
+	stop   func()
 }
 
 // openStore opens the store. That its keys are not the database's is a fault of the configuration: no second try mends it.
@@ -42,7 +41,7 @@ func openDatabase(ctx context.Context, c *config, noDownload bool, log func(stri
 		return nil, fmt.Errorf("starting a private Postgres: %w", err)
 	}
 	return &database{
-		dsn: server.DSN(localpg.Database), private: true, failed: server.Done(),
+		dsn: server.DSN(localpg.Database), failed: server.Done(),
 		about: fmt.Sprintf("private %s, data in %s (not for production)", server.Found(), server.DataDir()),
 		stop: func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

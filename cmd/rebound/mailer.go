@@ -17,22 +17,22 @@ type mailer struct {
 	accounts  map[string]email.Profile // by acct_…
 }
 
-func newMailer(c *config, publicURL string) (*mailer, error) {
+func newMailer(c *config) (*mailer, error) {
 	sender, err := email.NewSender(c.SMTPURL, email.Options{})
 	if err != nil {
 		return nil, err
 	}
 	m := &mailer{
-		sender: sender, publicURL: publicURL, accounts: map[string]email.Profile{},
+		sender: sender, publicURL: c.PublicURL, accounts: map[string]email.Profile{},
 		own: email.Profile{
 			MerchantName: c.MerchantName, MerchantURL: c.MerchantURL, SupportEmail: c.SupportEmail,
-			From: c.from.address, ReplyTo: c.replyTo.address, PaymentURL: c.PaymentURL,
+			From: c.from, ReplyTo: c.replyTo,
 		},
 	}
 	for account, p := range c.profiles {
 		m.accounts[account] = email.Profile{
 			MerchantName: p.MerchantName, MerchantURL: p.MerchantURL, SupportEmail: p.SupportEmail,
-			From: p.from.address, ReplyTo: p.replyTo.address, PaymentURL: p.PaymentURL,
+			From: p.from, ReplyTo: p.replyTo,
 		}
 	}
 	return m, nil
@@ -66,13 +66,7 @@ func (m *mailer) Deliver(ctx context.Context, l notify.Letter) notify.Outcome {
 }
 
 // Mailbox checks an address and normalises it for limits.
-func (m *mailer) Mailbox(address string) (string, bool) {
-	valid, ok := email.ValidAddress(address)
-	if !ok {
-		return "", false
-	}
-	return email.NormalizeMailbox(valid), true
-}
+func (m *mailer) Mailbox(address string) (string, bool) { return mailboxOf(address) }
 
 // MaxDuration is how long Deliver may take.
 func (m *mailer) MaxDuration() time.Duration { return m.sender.MaxDuration() }

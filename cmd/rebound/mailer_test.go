@@ -62,7 +62,7 @@ func TestAConfigurationIsRefusedOrMailsCanBeWrittenWithIt(t *testing.T) {
 			continue
 		}
 		require.NoError(t, err, "%+v", try)
-		m, err := newMailer(c, c.PublicURL)
+		m, err := newMailer(c)
 		require.NoError(t, err)
 		out := m.Deliver(t.Context(), notify.Letter{
 			To: "payer@example.com", Account: account, Locale: "en", Template: "first", Public: decline.Generic(), Amount: 2000, Currency: "usd",

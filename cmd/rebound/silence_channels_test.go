@@ -89,7 +89,7 @@ func newSilence(t *testing.T) *silence {
 		SMTPURL: s.peer.URL(), MerchantName: "Example Shop", SupportEmail: "help@shop.example", PublicURL: silentPublicURL,
 		PaymentURL: "https://shop.example/pay/{payment_id}",
 	}
-	s.config.from.address, s.config.replyTo.address = "payments@shop.example", "help@shop.example"
+	s.config.from, s.config.replyTo = "payments@shop.example", "help@shop.example"
 	s.recorder = handler.NewRecorder(s.store, s.config.policy(), zap.NewNop(), prometheus.NewRegistry())
 	t.Cleanup(s.recorder.Close)
 	return s
@@ -336,7 +336,7 @@ func (l *letterBox) Deliver(_ context.Context, letter notify.Letter) notify.Outc
 // sendMails has the real Sender claim and send every mail that is due, and returns the letters by payment.
 func (s *silence) sendMails() map[string]notify.Letter {
 	s.t.Helper()
-	m, err := newMailer(s.config, silentPublicURL)
+	m, err := newMailer(s.config)
 	require.NoError(s.t, err)
 	box := &letterBox{mailer: m, letters: map[string]notify.Letter{}}
 	sender := notify.NewSender(notify.Config{
@@ -363,7 +363,7 @@ var mailBoundary = regexp.MustCompile(`boundary=("?)([0-9A-Za-z'()+_,./:=?-]+)`)
 // Letters that are equal but for ids are sent once.
 func (s *silence) mails(letters map[string]notify.Letter, locale string) func(b *bystander) string {
 	s.t.Helper()
-	m, err := newMailer(s.config, silentPublicURL)
+	m, err := newMailer(s.config)
 	require.NoError(s.t, err)
 	type same struct {
 		account, locale, template, currency string

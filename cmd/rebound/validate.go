@@ -385,23 +385,21 @@ func splitList(list string) []string {
 	return items
 }
 
-// mailAddress is a mailbox with the name that goes before it.
-type mailAddress struct{ name, address string }
-
-func parseMailAddress(f *faults, variable, value string) mailAddress {
+// parseMailAddress reads an address. A name may stand before it, and is left out: mails bear the merchant's.
+func parseMailAddress(f *faults, variable, value string) string {
 	if value == "" {
-		return mailAddress{}
+		return ""
 	}
 	parsed, err := mail.ParseAddress(value)
 	if err != nil {
 		f.add(variable, "is not one address, such as billing@shop.example or Shop <billing@shop.example>")
-		return mailAddress{}
+		return ""
 	}
 	address, ok := email.ValidAddress(parsed.Address)
 	if !ok {
 		f.add(variable, "is not an address that mail can be sent from or to")
 	}
-	return mailAddress{parsed.Name, address}
+	return address
 }
 
 // unfitName is what is wrong with a merchant's name that no mail can bear.
@@ -410,7 +408,7 @@ const unfitName = "is longer than 100 characters or holds a character that canno
 func (c *config) validateMail(f *faults) {
 	c.from = parseMailAddress(f, "MAIL_FROM", c.MailFrom)
 	c.replyTo = parseMailAddress(f, "MAIL_REPLY_TO", c.MailReplyTo)
-	c.SupportEmail = parseMailAddress(f, "SUPPORT_EMAIL", c.SupportEmail).address
+	c.SupportEmail = parseMailAddress(f, "SUPPORT_EMAIL", c.SupportEmail)
 	if c.MerchantName != "" && !email.ValidName(c.MerchantName) {
 		f.add("MERCHANT_NAME", unfitName)
 	}
@@ -500,7 +498,7 @@ type accountProfile struct {
 	PaymentURL   string `json:"payment_url"`
 	Locale       string `json:"locale"`
 
-	from, replyTo mailAddress
+	from, replyTo string
 }
 
 // readProfiles reads the file of ACCOUNT_PROFILES: one JSON object, account ids to profiles.
@@ -541,7 +539,7 @@ func readProfiles(f *faults, path string) map[string]accountProfile {
 		}
 		p.from = parseMailAddress(own, "mail_from", p.MailFrom)
 		p.replyTo = parseMailAddress(own, "mail_reply_to", p.MailReplyTo)
-		p.SupportEmail = parseMailAddress(own, "support_email", p.SupportEmail).address
+		p.SupportEmail = parseMailAddress(own, "support_email", p.SupportEmail)
 		if strings.TrimSpace(p.MerchantName) != "" && !email.ValidName(p.MerchantName) {
 			own.add("merchant_name", unfitName)
 		}

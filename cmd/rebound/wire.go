@@ -127,7 +127,7 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 		DefaultLocale: "en", AccountLocales: c.accountLocales(), Metrics: metrics,
 	}
 	if c.SMTPURL != "" {
-		m, err := newMailer(c, c.PublicURL)
+		m, err := newMailer(c)
 		if err != nil {
 			return err
 		}

@@ -54,7 +54,6 @@ type Profile struct {
 	SupportEmail string // optional; an address that customers may ask
 	From         string // the sender's address
 	ReplyTo      string // optional
-	PaymentURL   string // template with {payment_id}; the mail itself links to Mail.Link
 }
 
 // Mail is one notification to be rendered.
