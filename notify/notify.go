@@ -30,13 +30,21 @@ type Result string
 
 // The results. Only Accepted and Undecided may have left a mail with the server.
 const (
-	Accepted        Result = "accepted"         // the server took it
-	RejectedAddress Result = "rejected_address" // no such mailbox: suppress it
-	RejectedMail    Result = "rejected_mail"    // refused, this mail only
-	Deferred        Result = "deferred"         // not now; the server holds nothing
-	Undecided       Result = "undecided"        // the connection ended between the final dot and its answer
-	Paused          Result = "paused"           // the server will not talk to us at all for a while
-	Abandoned       Result = "abandoned"        // given up before the dot, by us
+	// Accepted: the server answered 250 to the final dot; whatever happened afterwards does not matter.
+	Accepted Result = "accepted"
+	// RejectedAddress: the recipient's mailbox does not exist or is closed (5.1.x or 5.2.1 at RCPT): suppress it.
+	RejectedAddress Result = "rejected_address"
+	// RejectedMail: another 5xx from MAIL on. It concerns this mail only; several in a row mean us.
+	RejectedMail Result = "rejected_mail"
+	// Deferred: a 4xx, or the connection failed or timed out before the final dot. The server holds nothing.
+	Deferred Result = "deferred"
+	// Undecided: the final dot may have been sent, and no reply code came back. The server may hold the mail.
+	Undecided Result = "undecided"
+	// Paused: the server will not talk to us at all (421, refused greeting, log-in or TLS). It says nothing of the
+	// mail or its recipient: stop sending for a while. The server holds nothing.
+	Paused Result = "paused"
+	// Abandoned: BeforeDot refused, or the context ended before the final dot. The server holds nothing.
+	Abandoned Result = "abandoned"
 )
 
 // Outcome is what one delivery came to. Reason is one line without addresses, fit to be stored and logged.

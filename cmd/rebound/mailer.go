@@ -62,7 +62,7 @@ func (m *mailer) Deliver(ctx context.Context, l notify.Letter) notify.Outcome {
 		return notify.Outcome{Result: notify.RejectedMail, Reason: err.Error()} // it holds no address
 	}
 	out := m.sender.Send(ctx, message, l.BeforeDot)
-	return notify.Outcome{Result: notify.Result(out.Result), Code: out.Code, Reason: out.Reason}
+	return notify.Outcome{Result: out.Result, Code: out.Code, Reason: out.Reason}
 }
 
 // Mailbox checks an address and normalises it for limits.

@@ -11,28 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"unicode"
-)
 
-// Result says what became of one attempt to hand a mail to the SMTP server.
-type Result string
-
-// The results. Only Accepted and Undecided may have left a mail with the server.
-const (
-	// Accepted: the server answered 250 to the final dot; whatever happened afterwards does not matter.
-	Accepted Result = "accepted"
-	// RejectedAddress: the recipient's mailbox does not exist or is closed (5.1.x or 5.2.1 at RCPT): suppress it.
-	RejectedAddress Result = "rejected_address"
-	// RejectedMail: another 5xx from MAIL on. It concerns this mail only; several in a row mean us.
-	RejectedMail Result = "rejected_mail"
-	// Deferred: a 4xx, or the connection failed or timed out before the final dot. The server holds nothing.
-	Deferred Result = "deferred"
-	// Undecided: the final dot may have been sent, and no reply code came back. The server may hold the mail.
-	Undecided Result = "undecided"
-	// Paused: the server will not talk to us at all (421, refused greeting, log-in or TLS). It says nothing of the
-	// mail or its recipient: stop sending for a while. The server holds nothing.
-	Paused Result = "paused"
-	// Abandoned: beforeDot refused, or the context ended before the final dot. The server holds nothing.
-	Abandoned Result = "abandoned"
+	"rebound/notify"
 )
 
 // Phase is the step of the SMTP dialogue at which an outcome fell.
@@ -54,7 +34,7 @@ const (
 
 // Outcome is what one Send came to. It is a value, not an error, and safe to store and log: Reason holds no address.
 type Outcome struct {
-	Result   Result
+	Result   notify.Result
 	Phase    Phase
 	Code     int    // SMTP reply code; 0 when no reply decided
 	Enhanced string // RFC 3463 code such as "5.1.1"; empty when the server gave none
@@ -73,10 +53,10 @@ func outcomeOf(phase Phase, err error, secrets []string) Outcome {
 	var reply *textproto.Error
 	switch {
 	case errors.Is(err, errAbandoned):
-		o.Result, o.Reason = Abandoned, "abandoned before the final dot"
+		o.Result, o.Reason = notify.Abandoned, "abandoned before the final dot"
 		return o
 	case phase == PhaseRender:
-		o.Result, o.Reason = RejectedMail, "mail cannot be encoded"
+		o.Result, o.Reason = notify.RejectedMail, "mail cannot be encoded"
 		return o
 	case errors.As(err, &reply) && reply.Code >= 200 && reply.Code <= 599:
 		o.Code = reply.Code
@@ -90,37 +70,37 @@ func outcomeOf(phase Phase, err error, secrets []string) Outcome {
 	o.Reason = fmt.Sprintf("%s: %s", phase, fault(err))
 	switch phase {
 	case PhaseDot:
-		o.Result = Undecided
+		o.Result = notify.Undecided
 	case PhaseTLS, PhaseAuth:
-		o.Result = Deferred
+		o.Result = notify.Deferred
 		if !isNetwork(err) {
 			// No certificate, no common mechanism: settings, theirs or ours, and the same for every mail.
-			o.Result = Paused
+			o.Result = notify.Paused
 			o.Reason = redact(fmt.Sprintf("%s: %v", phase, err), secrets)
 		}
 	default:
-		o.Result = Deferred
+		o.Result = notify.Deferred
 	}
 	return o
 }
 
 // resultOf judges a reply code. Sources: RFC 5321 section 4.2, RFC 3463, RFC 4954 section 6 for the log-in codes.
-func resultOf(phase Phase, code int, enhanced string) Result {
+func resultOf(phase Phase, code int, enhanced string) notify.Result {
 	switch {
 	case code == 421, code == 530, code == 534, code == 535, code == 538:
-		return Paused
+		return notify.Paused
 	case code >= 500 && isBeforeMail(phase):
-		return Paused
+		return notify.Paused
 	case code >= 500 && phase == PhaseRcpt && isDeadMailbox(enhanced):
-		return RejectedAddress
+		return notify.RejectedAddress
 	case code >= 500:
-		return RejectedMail
+		return notify.RejectedMail
 	case code >= 400:
-		return Deferred
+		return notify.Deferred
 	case phase == PhaseDot:
-		return Undecided // a 2xx or 3xx that is not 250: no statement at all
+		return notify.Undecided // a 2xx or 3xx that is not 250: no statement at all
 	default:
-		return Deferred
+		return notify.Deferred
 	}
 }
 

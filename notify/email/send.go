@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/wneessen/go-mail/smtp"
+
+	"rebound/notify"
 )
 
 // Timeouts bound the phases of one delivery. Each zero field takes its default.
@@ -156,7 +158,7 @@ func (s *Sender) Send(ctx context.Context, m *Message, beforeDot func(context.Co
 	d := &delivery{sender: s, phase: PhaseConnect}
 	err = d.run(ctx, m, raw, beforeDot)
 	if err == nil {
-		return Outcome{Result: Accepted, Phase: PhaseDot, Code: 250, Enhanced: d.enhanced, Reason: "accepted"}
+		return Outcome{Result: notify.Accepted, Phase: PhaseDot, Code: 250, Enhanced: d.enhanced, Reason: "accepted"}
 	}
 	if ctx.Err() != nil {
 		err = withdrawn(d.phase, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"rebound/notify"
 	"rebound/notify/email/smtptest"
 )
 
@@ -49,7 +50,7 @@ func TestAnAcceptedMailArrivesWhole(t *testing.T) {
 	peer := smtptest.New(t, smtptest.Options{})
 	m := message(t)
 	got := sender(t, peer, Options{}).Send(t.Context(), m, nil)
-	require.Equal(t, Outcome{Result: Accepted, Phase: PhaseDot, Code: 250, Enhanced: "2.0.0", Reason: "accepted"}, got)
+	require.Equal(t, Outcome{Result: notify.Accepted, Phase: PhaseDot, Code: 250, Enhanced: "2.0.0", Reason: "accepted"}, got)
 
 	held := peer.Held()
 	require.Len(t, held, 1)
@@ -67,44 +68,44 @@ func TestEveryReplyIsJudged(t *testing.T) {
 		fault smtptest.Fault
 		want  Outcome
 	}{
-		"mailbox unknown":               {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.1 no such user"}, Outcome{Result: RejectedAddress, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.1"}},
-		"domain takes no mail":          {smtptest.Fault{At: smtptest.Rcpt, Reply: "556 5.1.10 null MX"}, Outcome{Result: RejectedAddress, Phase: PhaseRcpt, Code: 556, Enhanced: "5.1.10"}},
-		"mailbox disabled":              {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.2.1 disabled"}, Outcome{Result: RejectedAddress, Phase: PhaseRcpt, Code: 550, Enhanced: "5.2.1"}},
-		"our own domain is bad":         {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.8 sender domain not found"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.8"}},
-		"address called valid":          {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.5 address valid"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.5"}},
-		"policy at rcpt":                {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.7.1 blocked"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.7.1"}},
-		"no enhanced code":              {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 mailbox unavailable"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550}},
-		"class of codes disagrees":      {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 4.1.1 odd"}, Outcome{Result: RejectedMail, Phase: PhaseRcpt, Code: 550}},
-		"mailbox full":                  {smtptest.Fault{At: smtptest.Rcpt, Reply: "452 4.2.2 full"}, Outcome{Result: Deferred, Phase: PhaseRcpt, Code: 452, Enhanced: "4.2.2"}},
-		"greylisted":                    {smtptest.Fault{At: smtptest.Rcpt, Reply: "451 4.7.1 later"}, Outcome{Result: Deferred, Phase: PhaseRcpt, Code: 451, Enhanced: "4.7.1"}},
-		"sender refused":                {smtptest.Fault{At: smtptest.MailFrom, Reply: "550 5.7.1 not yours"}, Outcome{Result: RejectedMail, Phase: PhaseMail, Code: 550, Enhanced: "5.7.1"}},
-		"unknown address at mail":       {smtptest.Fault{At: smtptest.MailFrom, Reply: "550 5.1.1 odd"}, Outcome{Result: RejectedMail, Phase: PhaseMail, Code: 550, Enhanced: "5.1.1"}},
-		"sender deferred":               {smtptest.Fault{At: smtptest.MailFrom, Reply: "450 4.7.0 slow down"}, Outcome{Result: Deferred, Phase: PhaseMail, Code: 450, Enhanced: "4.7.0"}},
-		"log-in wanted":                 {smtptest.Fault{At: smtptest.MailFrom, Reply: "530 5.7.0 log in first"}, Outcome{Result: Paused, Phase: PhaseMail, Code: 530, Enhanced: "5.7.0"}},
-		"data refused":                  {smtptest.Fault{At: smtptest.Data, Reply: "554 5.5.1 no"}, Outcome{Result: RejectedMail, Phase: PhaseData, Code: 554, Enhanced: "5.5.1"}},
-		"data deferred":                 {smtptest.Fault{At: smtptest.Data, Reply: "451 4.3.0 no"}, Outcome{Result: Deferred, Phase: PhaseData, Code: 451, Enhanced: "4.3.0"}},
-		"content refused":               {smtptest.Fault{At: smtptest.Dot, Reply: "554 5.7.1 spam"}, Outcome{Result: RejectedMail, Phase: PhaseDot, Code: 554, Enhanced: "5.7.1"}},
-		"unknown address at the dot":    {smtptest.Fault{At: smtptest.Dot, Reply: "550 5.1.1 who"}, Outcome{Result: RejectedMail, Phase: PhaseDot, Code: 550, Enhanced: "5.1.1"}},
-		"content deferred":              {smtptest.Fault{At: smtptest.Dot, Reply: "452 4.3.1 disk full"}, Outcome{Result: Deferred, Phase: PhaseDot, Code: 452, Enhanced: "4.3.1"}},
-		"repeat of a message id":        {smtptest.Fault{At: smtptest.Dot, MessageID: sample().MessageID, Reply: "550 5.7.0 seen"}, Outcome{Result: RejectedMail, Phase: PhaseDot, Code: 550, Enhanced: "5.7.0"}},
-		"closing at greeting":           {smtptest.Fault{At: smtptest.Greeting, Reply: "421 4.3.2 closing"}, Outcome{Result: Paused, Phase: PhaseGreeting, Code: 421, Enhanced: "4.3.2"}},
-		"closing at ehlo":               {smtptest.Fault{At: smtptest.Hello, Reply: "421 4.3.2 closing"}, Outcome{Result: Paused, Phase: PhaseHello, Code: 421, Enhanced: "4.3.2"}},
-		"closing at mail":               {smtptest.Fault{At: smtptest.MailFrom, Reply: "421 4.7.0 too many"}, Outcome{Result: Paused, Phase: PhaseMail, Code: 421, Enhanced: "4.7.0"}},
-		"closing at rcpt":               {smtptest.Fault{At: smtptest.Rcpt, Reply: "421 4.7.0 too many"}, Outcome{Result: Paused, Phase: PhaseRcpt, Code: 421, Enhanced: "4.7.0"}},
-		"closing at data":               {smtptest.Fault{At: smtptest.Data, Reply: "421 4.7.0 too many"}, Outcome{Result: Paused, Phase: PhaseData, Code: 421, Enhanced: "4.7.0"}},
-		"closing at the dot":            {smtptest.Fault{At: smtptest.Dot, Reply: "421 4.3.2 closing"}, Outcome{Result: Paused, Phase: PhaseDot, Code: 421, Enhanced: "4.3.2"}},
-		"we are not wanted":             {smtptest.Fault{At: smtptest.Greeting, Reply: "554 5.7.1 blocked"}, Outcome{Result: Paused, Phase: PhaseGreeting, Code: 554, Enhanced: "5.7.1"}},
-		"our name is not wanted":        {smtptest.Fault{At: smtptest.Hello, Reply: "550 5.7.1 bad name"}, Outcome{Result: Paused, Phase: PhaseHello, Code: 550, Enhanced: "5.7.1"}},
-		"greeting deferred":             {smtptest.Fault{At: smtptest.Greeting, Reply: "450 4.7.0 wait"}, Outcome{Result: Deferred, Phase: PhaseGreeting, Code: 450, Enhanced: "4.7.0"}},
-		"dot answered with nonsense":    {smtptest.Fault{At: smtptest.Dot, Reply: "hello"}, Outcome{Result: Undecided, Phase: PhaseDot}},
-		"dot answered with another 2xx": {smtptest.Fault{At: smtptest.Dot, Reply: "220 2.0.0 what"}, Outcome{Result: Undecided, Phase: PhaseDot, Code: 220, Enhanced: "2.0.0"}},
-		"dropped at greeting":           {smtptest.Fault{At: smtptest.Greeting, Drop: true}, Outcome{Result: Deferred, Phase: PhaseGreeting}},
-		"dropped at ehlo":               {smtptest.Fault{At: smtptest.Hello, Drop: true}, Outcome{Result: Deferred, Phase: PhaseHello}},
-		"dropped at mail":               {smtptest.Fault{At: smtptest.MailFrom, Drop: true}, Outcome{Result: Deferred, Phase: PhaseMail}},
-		"dropped at rcpt":               {smtptest.Fault{At: smtptest.Rcpt, Drop: true}, Outcome{Result: Deferred, Phase: PhaseRcpt}},
-		"dropped at data":               {smtptest.Fault{At: smtptest.Data, Drop: true}, Outcome{Result: Deferred, Phase: PhaseData}},
-		"dropped before the dot's 250":  {smtptest.Fault{At: smtptest.Dot, Drop: true}, Outcome{Result: Undecided, Phase: PhaseDot}},
-		"dropped after the dot's 250":   {smtptest.Fault{At: smtptest.Dot, DropAfter: true}, Outcome{Result: Accepted, Phase: PhaseDot, Code: 250, Enhanced: "2.0.0"}},
+		"mailbox unknown":               {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.1 no such user"}, Outcome{Result: notify.RejectedAddress, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.1"}},
+		"domain takes no mail":          {smtptest.Fault{At: smtptest.Rcpt, Reply: "556 5.1.10 null MX"}, Outcome{Result: notify.RejectedAddress, Phase: PhaseRcpt, Code: 556, Enhanced: "5.1.10"}},
+		"mailbox disabled":              {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.2.1 disabled"}, Outcome{Result: notify.RejectedAddress, Phase: PhaseRcpt, Code: 550, Enhanced: "5.2.1"}},
+		"our own domain is bad":         {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.8 sender domain not found"}, Outcome{Result: notify.RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.8"}},
+		"address called valid":          {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.1.5 address valid"}, Outcome{Result: notify.RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.1.5"}},
+		"policy at rcpt":                {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 5.7.1 blocked"}, Outcome{Result: notify.RejectedMail, Phase: PhaseRcpt, Code: 550, Enhanced: "5.7.1"}},
+		"no enhanced code":              {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 mailbox unavailable"}, Outcome{Result: notify.RejectedMail, Phase: PhaseRcpt, Code: 550}},
+		"class of codes disagrees":      {smtptest.Fault{At: smtptest.Rcpt, Reply: "550 4.1.1 odd"}, Outcome{Result: notify.RejectedMail, Phase: PhaseRcpt, Code: 550}},
+		"mailbox full":                  {smtptest.Fault{At: smtptest.Rcpt, Reply: "452 4.2.2 full"}, Outcome{Result: notify.Deferred, Phase: PhaseRcpt, Code: 452, Enhanced: "4.2.2"}},
+		"greylisted":                    {smtptest.Fault{At: smtptest.Rcpt, Reply: "451 4.7.1 later"}, Outcome{Result: notify.Deferred, Phase: PhaseRcpt, Code: 451, Enhanced: "4.7.1"}},
+		"sender refused":                {smtptest.Fault{At: smtptest.MailFrom, Reply: "550 5.7.1 not yours"}, Outcome{Result: notify.RejectedMail, Phase: PhaseMail, Code: 550, Enhanced: "5.7.1"}},
+		"unknown address at mail":       {smtptest.Fault{At: smtptest.MailFrom, Reply: "550 5.1.1 odd"}, Outcome{Result: notify.RejectedMail, Phase: PhaseMail, Code: 550, Enhanced: "5.1.1"}},
+		"sender deferred":               {smtptest.Fault{At: smtptest.MailFrom, Reply: "450 4.7.0 slow down"}, Outcome{Result: notify.Deferred, Phase: PhaseMail, Code: 450, Enhanced: "4.7.0"}},
+		"log-in wanted":                 {smtptest.Fault{At: smtptest.MailFrom, Reply: "530 5.7.0 log in first"}, Outcome{Result: notify.Paused, Phase: PhaseMail, Code: 530, Enhanced: "5.7.0"}},
+		"data refused":                  {smtptest.Fault{At: smtptest.Data, Reply: "554 5.5.1 no"}, Outcome{Result: notify.RejectedMail, Phase: PhaseData, Code: 554, Enhanced: "5.5.1"}},
+		"data deferred":                 {smtptest.Fault{At: smtptest.Data, Reply: "451 4.3.0 no"}, Outcome{Result: notify.Deferred, Phase: PhaseData, Code: 451, Enhanced: "4.3.0"}},
+		"content refused":               {smtptest.Fault{At: smtptest.Dot, Reply: "554 5.7.1 spam"}, Outcome{Result: notify.RejectedMail, Phase: PhaseDot, Code: 554, Enhanced: "5.7.1"}},
+		"unknown address at the dot":    {smtptest.Fault{At: smtptest.Dot, Reply: "550 5.1.1 who"}, Outcome{Result: notify.RejectedMail, Phase: PhaseDot, Code: 550, Enhanced: "5.1.1"}},
+		"content deferred":              {smtptest.Fault{At: smtptest.Dot, Reply: "452 4.3.1 disk full"}, Outcome{Result: notify.Deferred, Phase: PhaseDot, Code: 452, Enhanced: "4.3.1"}},
+		"repeat of a message id":        {smtptest.Fault{At: smtptest.Dot, MessageID: sample().MessageID, Reply: "550 5.7.0 seen"}, Outcome{Result: notify.RejectedMail, Phase: PhaseDot, Code: 550, Enhanced: "5.7.0"}},
+		"closing at greeting":           {smtptest.Fault{At: smtptest.Greeting, Reply: "421 4.3.2 closing"}, Outcome{Result: notify.Paused, Phase: PhaseGreeting, Code: 421, Enhanced: "4.3.2"}},
+		"closing at ehlo":               {smtptest.Fault{At: smtptest.Hello, Reply: "421 4.3.2 closing"}, Outcome{Result: notify.Paused, Phase: PhaseHello, Code: 421, Enhanced: "4.3.2"}},
+		"closing at mail":               {smtptest.Fault{At: smtptest.MailFrom, Reply: "421 4.7.0 too many"}, Outcome{Result: notify.Paused, Phase: PhaseMail, Code: 421, Enhanced: "4.7.0"}},
+		"closing at rcpt":               {smtptest.Fault{At: smtptest.Rcpt, Reply: "421 4.7.0 too many"}, Outcome{Result: notify.Paused, Phase: PhaseRcpt, Code: 421, Enhanced: "4.7.0"}},
+		"closing at data":               {smtptest.Fault{At: smtptest.Data, Reply: "421 4.7.0 too many"}, Outcome{Result: notify.Paused, Phase: PhaseData, Code: 421, Enhanced: "4.7.0"}},
+		"closing at the dot":            {smtptest.Fault{At: smtptest.Dot, Reply: "421 4.3.2 closing"}, Outcome{Result: notify.Paused, Phase: PhaseDot, Code: 421, Enhanced: "4.3.2"}},
+		"we are not wanted":             {smtptest.Fault{At: smtptest.Greeting, Reply: "554 5.7.1 blocked"}, Outcome{Result: notify.Paused, Phase: PhaseGreeting, Code: 554, Enhanced: "5.7.1"}},
+		"our name is not wanted":        {smtptest.Fault{At: smtptest.Hello, Reply: "550 5.7.1 bad name"}, Outcome{Result: notify.Paused, Phase: PhaseHello, Code: 550, Enhanced: "5.7.1"}},
+		"greeting deferred":             {smtptest.Fault{At: smtptest.Greeting, Reply: "450 4.7.0 wait"}, Outcome{Result: notify.Deferred, Phase: PhaseGreeting, Code: 450, Enhanced: "4.7.0"}},
+		"dot answered with nonsense":    {smtptest.Fault{At: smtptest.Dot, Reply: "hello"}, Outcome{Result: notify.Undecided, Phase: PhaseDot}},
+		"dot answered with another 2xx": {smtptest.Fault{At: smtptest.Dot, Reply: "220 2.0.0 what"}, Outcome{Result: notify.Undecided, Phase: PhaseDot, Code: 220, Enhanced: "2.0.0"}},
+		"dropped at greeting":           {smtptest.Fault{At: smtptest.Greeting, Drop: true}, Outcome{Result: notify.Deferred, Phase: PhaseGreeting}},
+		"dropped at ehlo":               {smtptest.Fault{At: smtptest.Hello, Drop: true}, Outcome{Result: notify.Deferred, Phase: PhaseHello}},
+		"dropped at mail":               {smtptest.Fault{At: smtptest.MailFrom, Drop: true}, Outcome{Result: notify.Deferred, Phase: PhaseMail}},
+		"dropped at rcpt":               {smtptest.Fault{At: smtptest.Rcpt, Drop: true}, Outcome{Result: notify.Deferred, Phase: PhaseRcpt}},
+		"dropped at data":               {smtptest.Fault{At: smtptest.Data, Drop: true}, Outcome{Result: notify.Deferred, Phase: PhaseData}},
+		"dropped before the dot's 250":  {smtptest.Fault{At: smtptest.Dot, Drop: true}, Outcome{Result: notify.Undecided, Phase: PhaseDot}},
+		"dropped after the dot's 250":   {smtptest.Fault{At: smtptest.Dot, DropAfter: true}, Outcome{Result: notify.Accepted, Phase: PhaseDot, Code: 250, Enhanced: "2.0.0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -114,7 +115,7 @@ func TestEveryReplyIsJudged(t *testing.T) {
 			reason := got.Reason
 			got.Reason = ""
 			require.Equal(t, c.want, got, reason)
-			mayHold := got.Result == Accepted || got.Result == Undecided
+			mayHold := got.Result == notify.Accepted || got.Result == notify.Undecided
 			if c.fault.At != smtptest.Dot {
 				require.Empty(t, peer.Held())
 			} else if mayHold && c.fault.Reply == "" {
@@ -130,12 +131,12 @@ func TestEveryReplyIsJudged(t *testing.T) {
 func TestSilenceEndsEachPhase(t *testing.T) {
 	t.Parallel()
 	for at, want := range map[smtptest.Stage]Outcome{
-		smtptest.Greeting: {Result: Deferred, Phase: PhaseGreeting, Reason: "greeting: timed out"},
-		smtptest.Hello:    {Result: Deferred, Phase: PhaseHello, Reason: "ehlo: timed out"},
-		smtptest.MailFrom: {Result: Deferred, Phase: PhaseMail, Reason: "mail: timed out"},
-		smtptest.Rcpt:     {Result: Deferred, Phase: PhaseRcpt, Reason: "rcpt: timed out"},
-		smtptest.Data:     {Result: Deferred, Phase: PhaseData, Reason: "data: timed out"},
-		smtptest.Dot:      {Result: Undecided, Phase: PhaseDot, Reason: "dot: timed out"},
+		smtptest.Greeting: {Result: notify.Deferred, Phase: PhaseGreeting, Reason: "greeting: timed out"},
+		smtptest.Hello:    {Result: notify.Deferred, Phase: PhaseHello, Reason: "ehlo: timed out"},
+		smtptest.MailFrom: {Result: notify.Deferred, Phase: PhaseMail, Reason: "mail: timed out"},
+		smtptest.Rcpt:     {Result: notify.Deferred, Phase: PhaseRcpt, Reason: "rcpt: timed out"},
+		smtptest.Data:     {Result: notify.Deferred, Phase: PhaseData, Reason: "data: timed out"},
+		smtptest.Dot:      {Result: notify.Undecided, Phase: PhaseDot, Reason: "dot: timed out"},
 	} {
 		t.Run(string(at), func(t *testing.T) {
 			t.Parallel()
@@ -154,23 +155,23 @@ func TestSilenceEndsEachPhase(t *testing.T) {
 func TestALogInIsUsedAndItsRefusalPauses(t *testing.T) {
 	t.Parallel()
 	peer := smtptest.New(t, smtptest.Options{User: "mailer", Password: "hunter2secret"})
-	require.Equal(t, Accepted, sender(t, peer, Options{}).Send(t.Context(), message(t), nil).Result)
+	require.Equal(t, notify.Accepted, sender(t, peer, Options{}).Send(t.Context(), message(t), nil).Result)
 
 	wrong, err := NewSender("smtp://mailer:wrongsecret@"+peer.Addr+"?tls=none", Options{Timeouts: patient()})
 	require.NoError(t, err)
 	got := wrong.Send(t.Context(), message(t), nil)
-	require.Equal(t, Paused, got.Result)
+	require.Equal(t, notify.Paused, got.Result)
 	require.Equal(t, PhaseAuth, got.Phase)
 	require.Equal(t, 535, got.Code)
 
 	missing, err := NewSender("smtp://"+peer.Addr+"?tls=none", Options{Timeouts: patient()})
 	require.NoError(t, err)
-	require.Equal(t, Paused, missing.Send(t.Context(), message(t), nil).Result)
+	require.Equal(t, notify.Paused, missing.Send(t.Context(), message(t), nil).Result)
 
 	open := smtptest.New(t, smtptest.Options{})
 	useless, err := NewSender("smtp://mailer:hunter2secret@"+open.Addr+"?tls=none", Options{Timeouts: patient()})
 	require.NoError(t, err)
-	require.Equal(t, Outcome{Result: Paused, Phase: PhaseAuth, Reason: "auth: server offers no log-in that we know"}, useless.Send(t.Context(), message(t), nil))
+	require.Equal(t, Outcome{Result: notify.Paused, Phase: PhaseAuth, Reason: "auth: server offers no log-in that we know"}, useless.Send(t.Context(), message(t), nil))
 }
 
 func TestBothKindsOfTLSWorkAndAreInsistedOn(t *testing.T) {
@@ -183,13 +184,13 @@ func TestBothKindsOfTLSWorkAndAreInsistedOn(t *testing.T) {
 		trusting, err := NewSender(address, Options{Timeouts: patient(), TLS: &tls.Config{RootCAs: peer.Roots, MinVersion: tls.VersionTLS12}})
 		require.NoError(t, err)
 		got := trusting.Send(t.Context(), message(t), nil)
-		require.Equal(t, Accepted, got.Result, "%s: %s", scheme, got.Reason)
+		require.Equal(t, notify.Accepted, got.Result, "%s: %s", scheme, got.Reason)
 		require.Len(t, peer.Held(), 1)
 
 		strict, err := NewSender(address, Options{Timeouts: patient()})
 		require.NoError(t, err)
 		got = strict.Send(t.Context(), message(t), nil)
-		require.Equal(t, Paused, got.Result, scheme)
+		require.Equal(t, notify.Paused, got.Result, scheme)
 		require.Equal(t, PhaseTLS, got.Phase)
 		require.Contains(t, got.Reason, "certificate")
 		require.Len(t, peer.Held(), 1)
@@ -198,7 +199,7 @@ func TestBothKindsOfTLSWorkAndAreInsistedOn(t *testing.T) {
 	s, err := NewSender("smtp://"+plain.Addr, Options{Timeouts: patient()})
 	require.NoError(t, err)
 	got := s.Send(t.Context(), message(t), nil)
-	require.Equal(t, Paused, got.Result)
+	require.Equal(t, notify.Paused, got.Result)
 	require.Contains(t, got.Reason, "does not offer STARTTLS")
 	require.Zero(t, plain.Reached(smtptest.MailFrom))
 }
@@ -211,7 +212,7 @@ func TestAnAbsentServerDefers(t *testing.T) {
 	require.NoError(t, listener.Close())
 	s, err := NewSender("smtp://"+address+"?tls=none", Options{Timeouts: patient()})
 	require.NoError(t, err)
-	require.Equal(t, Outcome{Result: Deferred, Phase: PhaseConnect, Reason: "connect: connection refused"}, s.Send(t.Context(), message(t), nil))
+	require.Equal(t, Outcome{Result: notify.Deferred, Phase: PhaseConnect, Reason: "connect: connection refused"}, s.Send(t.Context(), message(t), nil))
 }
 
 func TestAMailIsAbandonedJustBeforeItsDot(t *testing.T) {
@@ -226,10 +227,10 @@ func TestAMailIsAbandonedJustBeforeItsDot(t *testing.T) {
 		}
 		return nil
 	}
-	require.Equal(t, Outcome{Result: Abandoned, Phase: PhaseData, Reason: "abandoned before the final dot"}, s.Send(t.Context(), message(t), beforeDot))
+	require.Equal(t, Outcome{Result: notify.Abandoned, Phase: PhaseData, Reason: "abandoned before the final dot"}, s.Send(t.Context(), message(t), beforeDot))
 	require.Equal(t, 1, peer.Reached(smtptest.Data), "the body was under way")
 	lost = false
-	require.Equal(t, Accepted, s.Send(t.Context(), message(t), beforeDot).Result)
+	require.Equal(t, notify.Accepted, s.Send(t.Context(), message(t), beforeDot).Result)
 	require.Len(t, peer.Held(), 1, "the abandoned mail was never taken")
 	require.Equal(t, 1, peer.Reached(smtptest.Dot))
 	require.Equal(t, 2, asked)
@@ -237,7 +238,7 @@ func TestAMailIsAbandonedJustBeforeItsDot(t *testing.T) {
 
 func TestAnEndingContextAbandonsBeforeTheDotAndIsUndecidedAfterIt(t *testing.T) {
 	t.Parallel()
-	for at, want := range map[smtptest.Stage]Result{smtptest.Greeting: Abandoned, smtptest.Rcpt: Abandoned, smtptest.Dot: Undecided} {
+	for at, want := range map[smtptest.Stage]notify.Result{smtptest.Greeting: notify.Abandoned, smtptest.Rcpt: notify.Abandoned, smtptest.Dot: notify.Undecided} {
 		peer := smtptest.New(t, smtptest.Options{Faults: []smtptest.Fault{{At: at, Hang: true}}})
 		s := sender(t, peer, Options{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -251,11 +252,11 @@ func TestAnEndingContextAbandonsBeforeTheDotAndIsUndecidedAfterIt(t *testing.T) 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	peer := smtptest.New(t, smtptest.Options{})
-	require.Equal(t, Abandoned, sender(t, peer, Options{}).Send(ctx, message(t), nil).Result)
+	require.Equal(t, notify.Abandoned, sender(t, peer, Options{}).Send(ctx, message(t), nil).Result)
 
 	ctx, cancel = context.WithCancel(t.Context())
 	got := sender(t, peer, Options{}).Send(ctx, message(t), func(context.Context) error { cancel(); return nil })
-	require.Equal(t, Abandoned, got.Result)
+	require.Equal(t, notify.Abandoned, got.Result)
 	require.Empty(t, peer.Held())
 }
 
@@ -279,7 +280,7 @@ func TestReasonsHoldNoAddressAndNoSecret(t *testing.T) {
 		m := message(t)
 		m.To = "jane.doe+x@customer.example"
 		got := sender(t, peer, Options{}).Send(t.Context(), m, nil)
-		require.Equal(t, RejectedAddress, got.Result)
+		require.Equal(t, notify.RejectedAddress, got.Result)
 		lower := strings.ToLower(got.Reason)
 		for _, secret := range []string{"@", "jane", "customer.example", "hunter2secret", "mailer", "\x1b", "\n", "other.example"} {
 			require.NotContains(t, lower, secret)
@@ -324,6 +325,6 @@ func TestAMessageThatCannotBeEncodedIsNeverDialled(t *testing.T) {
 	m := message(t)
 	m.To = "nobody at all"
 	got := sender(t, peer, Options{}).Send(t.Context(), m, nil)
-	require.Equal(t, Outcome{Result: RejectedMail, Phase: PhaseRender, Reason: "mail cannot be encoded"}, got)
+	require.Equal(t, Outcome{Result: notify.RejectedMail, Phase: PhaseRender, Reason: "mail cannot be encoded"}, got)
 	require.Zero(t, peer.Reached(smtptest.Greeting))
 }
