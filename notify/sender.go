@@ -35,7 +35,6 @@ type Config struct {
 	Limits Limits
 	Jitter func(most time.Duration) time.Duration // what a second try waits longer; nil: at random
 
-	DefaultLocale  string
 	AccountLocales map[string]string // the default of a connected account, by acct_…
 	Metrics        prometheus.Registerer
 }
@@ -344,10 +343,10 @@ func (s *Sender) hand(ctx context.Context, l Letter) (o Outcome) {
 	return s.Mailer.Deliver(ctx, l)
 }
 
-// localeFor picks the language of a mail: the customer's wish, else the account's, else the merchant's default. A wish that
+// localeFor picks the language of a mail: the customer's wish, else the account's, else the language of last resort. A wish that
 // no text exists for is counted, so that somebody can tell which language is missing.
 func (s *Sender) localeFor(wish, account string) string {
-	locale := decline.MatchLocale(wish, s.AccountLocales[account], s.DefaultLocale)
+	locale := decline.MatchLocale(wish, s.AccountLocales[account])
 	// A wish that can be met leaves the next preference without a say.
 	if wish != "" && decline.MatchLocale(wish, "de") != decline.MatchLocale(wish, "fr") {
 		s.unspoken.Inc()

@@ -109,8 +109,8 @@ func (b *bench) sender(t *testing.T, change ...func(*Config)) *Sender {
 	b.logs = logs
 	c := Config{
 		Store: b.store, Mailer: b.post, Log: zap.New(core), PublicURL: "https://rebound.test", MaxAge: 24 * time.Hour,
-		Limits:        Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000},
-		DefaultLocale: "en", Metrics: prometheus.NewRegistry(),
+		Limits:  Limits{PerPayment24h: 1, PerPayment: 4, PerMailbox24h: 2, PerMailbox7d: 4, NewMailboxesPerHour: 50, PerDay: 4000},
+		Metrics: prometheus.NewRegistry(),
 	}
 	for _, f := range change {
 		f(&c)
@@ -971,8 +971,8 @@ func TestAWishForALanguageWithoutTextsIsCountedAndMetByTheDefault(t *testing.T) 
 		counted float64
 	}{"fr-CA": {"fr", 0}, "": {"de", 0}, "tlh": {"de", 1}, "en": {"en", 0}} {
 		metrics := prometheus.NewRegistry()
-		s := NewSender(Config{DefaultLocale: "de", Metrics: metrics})
-		require.Equal(t, c.locale, s.localeFor(wish, ""), wish)
+		s := NewSender(Config{AccountLocales: map[string]string{"acct_1": "de"}, Metrics: metrics})
+		require.Equal(t, c.locale, s.localeFor(wish, "acct_1"), wish)
 		families, err := metrics.Gather()
 		require.NoError(t, err)
 		require.Len(t, families, 1, "only the plain counter shows before it is used")

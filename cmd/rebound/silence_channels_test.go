@@ -341,7 +341,7 @@ func (s *silence) sendMails() map[string]notify.Letter {
 	box := &letterBox{mailer: m, letters: map[string]notify.Letter{}}
 	sender := notify.NewSender(notify.Config{
 		Store: s.store, Mailer: box, Log: zap.NewNop(), PublicURL: silentPublicURL, MaxAge: s.config.NotifyMaxAge,
-		Reminders: []time.Duration{72 * time.Hour}, DefaultLocale: "en", Metrics: prometheus.NewRegistry(),
+		Reminders: []time.Duration{72 * time.Hour}, Metrics: prometheus.NewRegistry(),
 		Limits: notify.Limits{PerPayment24h: -1, PerPayment: -1, PerMailbox24h: -1, PerMailbox7d: -1, NewMailboxesPerHour: -1, PerDay: -1},
 	})
 	s.t.Cleanup(func() { sender.Stop(context.WithoutCancel(s.t.Context())) })

@@ -112,9 +112,9 @@ func (s *history) launch() *process {
 	p.sender = notify.NewSender(notify.Config{
 		Store: p.store, Mailer: simulatedMailer{s, p}, Log: zap.NewNop(), PublicURL: "https://rebound.test", MaxAge: policy.MaxAge,
 		Reminders: []time.Duration{2 * time.Hour}, AtMost: s.atMost,
-		Limits:        notify.Limits{PerPayment24h: -1, PerPayment: -1, PerMailbox24h: -1, PerMailbox7d: -1, NewMailboxesPerHour: -1, PerDay: -1},
-		Jitter:        func(time.Duration) time.Duration { return 0 },
-		DefaultLocale: "en", Metrics: prometheus.NewRegistry(),
+		Limits:  notify.Limits{PerPayment24h: -1, PerPayment: -1, PerMailbox24h: -1, PerMailbox7d: -1, NewMailboxesPerHour: -1, PerDay: -1},
+		Jitter:  func(time.Duration) time.Duration { return 0 },
+		Metrics: prometheus.NewRegistry(),
 	})
 	p.look = p.sender.Watcher()
 	s.processes = append(s.processes, p)

@@ -124,7 +124,7 @@ func (s *server) wireWork(metrics *prometheus.Registry) error {
 			PerPayment24h: c.MailPerPayment24H, PerPayment: c.MailPerPaymentTotal, PerMailbox24h: c.MailPerMailbox24H, PerMailbox7d: c.MailPerMailbox7D,
 			NewMailboxesPerHour: c.MailNewMailboxesPerHour, PerDay: c.MailPerDay,
 		},
-		DefaultLocale: "en", AccountLocales: c.accountLocales(), Metrics: metrics,
+		AccountLocales: c.accountLocales(), Metrics: metrics,
 	}
 	if c.SMTPURL != "" {
 		m, err := newMailer(c)
