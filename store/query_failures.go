@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,21 +71,12 @@ func (q *question) within(w Within, alias string) {
 
 func (q *question) String() string { return strings.Join(q.where, " AND ") }
 
-// listOf names every column of T's table under an alias.
-func listOf[T any](alias string) string {
-	var names []string
-	for _, c := range columnsOf(reflect.TypeFor[T]()) {
-		names = append(names, alias+"."+c.name)
-	}
-	return strings.Join(names, ", ")
-}
-
 // sameKey joins two tables on the whole payment key.
 func sameKey(a, b string) string {
 	return fmt.Sprintf("%[1]s.payment_id = %[2]s.payment_id AND %[1]s.source = %[2]s.source AND %[1]s.account = %[2]s.account AND %[1]s.livemode = %[2]s.livemode", a, b)
 }
 
-var selectAttempts = "SELECT " + listOf[Attempt]("a") + " FROM attempts a"
+var selectAttempts = "SELECT " + attemptTable.selected("a") + " FROM attempts a"
 
 // failuresSQL is the statement of FailurePage. The conditions of the partial indexes stand in it as literals, so that a
 // generic plan can use them too.

@@ -48,9 +48,7 @@ func (s *Store) QuarantinePage(ctx context.Context, after string, limit int) (pa
 	if err != nil {
 		return nil, false, fmt.Errorf("listing quarantined events: %w", err)
 	}
-	if more = len(page) > limit; more {
-		page = page[:limit]
-	}
+	page, more = first(page, limit)
 	return page, more, nil
 }
 

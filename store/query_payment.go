@@ -37,7 +37,7 @@ func paymentSQL(paymentID, source string, w Within) (string, []any) {
 		q.and("p.source = ?", source)
 	}
 	q.within(w, "p")
-	return "SELECT " + listOf[Payment]("p") + " FROM payments p WHERE " + q.String() + " ORDER BY p.created_at DESC, p.source, p.account, p.livemode DESC", q.args
+	return "SELECT " + paymentTable.selected("p") + " FROM payments p WHERE " + q.String() + " ORDER BY p.created_at DESC, p.source, p.account, p.livemode DESC", q.args
 }
 
 // FindPayment reads a payment with its attempts, events and notifications. One id can exist in several sources, accounts
@@ -69,7 +69,7 @@ func (s *Store) FindPayment(ctx context.Context, paymentID, source string, w Wit
 			k.PaymentID, k.Source, k.Account, k.Livemode, h.Payment.Invoice); err != nil {
 			return err
 		}
-		if h.Notifications, err = collect[Notification](ctx, tx, "SELECT "+listOf[Notification]("n")+
+		if h.Notifications, err = collect[Notification](ctx, tx, "SELECT "+notificationTable.selected("n")+
 			" FROM notifications n WHERE n.payment_id"+fmt.Sprintf(ofKey, "n")+" ORDER BY n.created_at, n.due_at, n.id",
 			k.PaymentID, k.Source, k.Account, k.Livemode); err != nil {
 			return err
