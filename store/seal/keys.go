@@ -1,7 +1,7 @@
 // Package seal keeps secrets: it encrypts what is stored only for a while
-// (addresses, link tokens) under the keys of ENCRYPTION_KEY, and makes the keyed
-// hashes (ids, mailboxes, client secrets) that must stay the same for as long as
-// the database lives, whichever of those keys is current.
+// (addresses, quarantined bodies) under the keys of ENCRYPTION_KEY, and makes
+// the keyed hashes (ids, mailboxes, client secrets) that must stay the same for
+// as long as the database lives, whichever of those keys is current.
 //
 // Two kinds of key follow from that. The listed keys rotate: the first encrypts,
 // all of them decrypt. The root key is made once, stored wrapped by a listed key,

@@ -104,7 +104,6 @@ func TestSealedValuesOpenOnlyWhereTheyBelong(t *testing.T) {
 	require.Len(t, sealed, len(plain)+seal.Overhead)
 	require.False(t, bytes.Contains(sealed, plain))
 	require.NotEqual(t, sealed, s.Seal(plain, ctx), "equal plaintexts must not be recognisable")
-	require.True(t, s.Current(sealed))
 
 	_, err = s.Open(sealed, []byte("contact:cus_2"))
 	require.ErrorIs(t, err, seal.ErrTampered)
@@ -145,10 +144,8 @@ func TestRotation(t *testing.T) {
 	got, err := during.Open(old, ctx)
 	require.NoError(t, err)
 	require.Equal(t, "old", string(got))
-	require.False(t, during.Current(old))
 
 	fresh := during.Seal([]byte("new"), ctx)
-	require.True(t, during.Current(fresh))
 	got, err = after.Open(fresh, ctx)
 	require.NoError(t, err, "the first key of the list must be the one that seals")
 	require.Equal(t, "new", string(got))

@@ -23,10 +23,10 @@ const (
 
 var (
 	// ErrUnknownKey says that the key which sealed a value is not in the list: it
-	// was removed before everything under it was sealed anew.
+	// was removed before everything under it was gone.
 	ErrUnknownKey = errors.New("sealed with a key that is not configured")
 	// ErrTampered says that a value does not open under the right key: it was
-	// changed, cut, or belongs to another context (row).
+	// changed, cut, or belongs to another context (table).
 	ErrTampered = errors.New("sealed value is damaged or belongs elsewhere")
 )
 
@@ -73,9 +73,9 @@ func newGCM(key []byte) cipher.AEAD {
 
 // Seal encrypts plaintext with AES-256-GCM under the first key and a random
 // nonce. context is not stored; the value opens only with the same context, so
-// give it what names the row and column ("contact:cus_1"): a value copied to
-// another row then does not open. Two calls never give the same bytes. One key
-// may seal 2^32 values (NIST SP 800-38D §8.3), about 16 years at 8 a second.
+// give it the table's name: a value copied to another table then does not open.
+// Two calls never give the same bytes. One key may seal 2^32 values
+// (NIST SP 800-38D §8.3), about 16 years at 8 a second.
 func (s *Sealer) Seal(plaintext, context []byte) []byte {
 	return s.keys[0].seal(s.keys[0].data, plaintext, context)
 }
@@ -84,12 +84,6 @@ func (s *Sealer) Seal(plaintext, context []byte) []byte {
 func (s *Sealer) Open(sealed, context []byte) ([]byte, error) {
 	plaintext, _, err := s.open(sealed, context, func(k *sealerKey) cipher.AEAD { return k.data })
 	return plaintext, err
-}
-
-// Current tells whether a value was sealed by the first key. A value that was
-// not should be opened and sealed anew before its key leaves the list.
-func (s *Sealer) Current(sealed []byte) bool {
-	return len(sealed) >= Overhead && sealed[0] == version && [idSize]byte(sealed[1:1+idSize]) == s.keys[0].id
 }
 
 func (k *sealerKey) seal(aead cipher.AEAD, plaintext, context []byte) []byte {
