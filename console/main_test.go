@@ -181,7 +181,7 @@ func failed(id, payment string) store.Attempt {
 }
 
 func payment(id string) store.Payment {
-	return store.Payment{PaymentKey: key(id), Status: "failing", PaymentIntent: id, Customer: "cus_1", Amount: 2000, Currency: "usd", CreatedAt: start, UpdatedAt: start}
+	return store.Payment{PaymentKey: key(id), Status: "failing", PaymentIntent: id, Customer: "cus_1", Amount: 2000, Currency: "usd", CreatedAt: start}
 }
 
 // add writes failures, each with the payment it belongs to unless that is there.

@@ -412,7 +412,7 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 	now := r.store.Now()
 	k := p.Payment.PaymentKey
 	d := deriveFacts(k, p.Facts, r.invoiceOf(p, loaded), r.policy.Rules)
-	d.Payment.CreatedAt, d.Payment.UpdatedAt = p.Payment.CreatedAt, now
+	d.Payment.CreatedAt = p.Payment.CreatedAt
 	out.Payments = append(out.Payments, d.Payment)
 
 	kept := make(map[string]bool)

@@ -58,7 +58,6 @@ CREATE TABLE payments (
     failed_created     bigint NOT NULL, -- created of the earliest failure; 0 none
     succeeded_created  bigint NOT NULL, -- created of the success; 0 none
     created_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL,
     PRIMARY KEY (payment_id, source, account, livemode)
 ) WITH (fillfactor = 80);
 -- A later success of the same customer supersedes what is not sent yet.

@@ -139,7 +139,7 @@ func (b *bench) failing(t *testing.T, payment, email string) string {
 		return in.Save(t.Context(), store.Changes{
 			Facts: loaded.NewFacts,
 			Payments: []store.Payment{{PaymentKey: k, Status: "failing", Customer: f.Customer, Amount: 4200, Currency: "usd",
-				FailedReceivedAt: &first, FailedCreated: first.Unix(), CreatedAt: first, UpdatedAt: first}},
+				FailedReceivedAt: &first, FailedCreated: first.Unix(), CreatedAt: first}},
 			Attempts: []store.Attempt{{ID: "fl_" + payment, PaymentKey: k, AttemptKey: f.Charge, Result: "failed", OccurredAt: first, ReceivedAt: first,
 				PublicCode: "insufficient_funds", PublicNextStep: "use_another_payment_method", AttemptsUsed: 1}},
 			Notifications: []store.Notification{{ID: id, PaymentKey: k, FailureID: "fl_" + payment, Channel: store.ChannelEmail, Template: "first",
@@ -228,9 +228,9 @@ func TestTheClaimReadsThePayment(t *testing.T) {
 		"recovered":                  {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Canceled, "recovered"},
 		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, ""},
 		"the invoice was settled":    {`INSERT INTO invoices VALUES ('in_1', 'stripe', '', false, 'paid', '', 1); UPDATE payments SET invoice = 'in_1'`, store.Canceled, "superseded"},
-		"a later success, same sum":  {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Canceled, "superseded"},
-		"a later success, other sum": {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', 1, currency, NULL, NULL, 0, failed_created + 60, now(), now() FROM payments`, store.Sent, ""},
-		"an earlier success":         {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created - 60, now(), now() FROM payments`, store.Sent, ""},
+		"a later success, same sum":  {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Canceled, "superseded"},
+		"a later success, other sum": {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', 1, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Sent, ""},
+		"an earlier success":         {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created - 60, now() FROM payments`, store.Sent, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

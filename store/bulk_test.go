@@ -63,7 +63,7 @@ func writeAloneAndAsAGroup(t *testing.T, s *store.Store) {
 		}
 		c.Facts = []store.Fact{{PaymentKey: k, EventID: "evt_1", EventType: "charge.failed", Created: numbers[i], ReceivedAt: at[i],
 			Object: "charge", ErrorMessage: texts[i], Amount: numbers[i], Moto: i == 2, ClientSecretHash: hashes[i], Contact: hashes[i]}}
-		c.Payments = []store.Payment{{PaymentKey: k, Status: texts[i], ClientSecretHash: hashes[i], FailedReceivedAt: maybe, Amount: numbers[i], CreatedAt: at[i], UpdatedAt: at[i]}}
+		c.Payments = []store.Payment{{PaymentKey: k, Status: texts[i], ClientSecretHash: hashes[i], FailedReceivedAt: maybe, Amount: numbers[i], CreatedAt: at[i]}}
 		c.Attempts = []store.Attempt{{PaymentKey: k, ID: fmt.Sprint("fl_", prefix, i), Result: "failed", OccurredAt: at[i], ReceivedAt: at[i], Category: texts[i],
 			ErrorMessage: texts[i], ExpYear: numbers[i], Disclosable: i == 1, RetryNotBefore: maybe, Evidence: words}}
 		c.Notifications = []store.Notification{{PaymentKey: k, ID: fmt.Sprint("nt_", prefix, i), Channel: store.ChannelEmail, Status: store.Held, DueAt: at[i],

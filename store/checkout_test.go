@@ -25,7 +25,7 @@ func TestWhatPagesHaveShownAndADerivationDoNotWaitForEachOther(t *testing.T) {
 	for i := range 3 {
 		k := store.PaymentKey{PaymentID: fmt.Sprint("pi_", i), Source: "stripe"}
 		keys = append(keys, k)
-		payments = append(payments, store.Payment{PaymentKey: k, Status: "failing", CreatedAt: ledgerNow, UpdatedAt: ledgerNow})
+		payments = append(payments, store.Payment{PaymentKey: k, Status: "failing", CreatedAt: ledgerNow})
 		notices = append(notices, store.Notification{
 			ID: fmt.Sprint("nt_", i), PaymentKey: k, FailureID: fmt.Sprint("fl_", i), Channel: store.ChannelCheckout, Template: "attempt",
 			Status: store.Sent, DueAt: ledgerNow, CreatedAt: ledgerNow, UpdatedAt: ledgerNow,

@@ -127,8 +127,8 @@ func fill(t *testing.T, conn *pgx.Conn, n int) {
 	t.Helper()
 	for _, sql := range []string{
 		`INSERT INTO payments (payment_id, source, account, livemode, status, payment_intent, customer, invoice, order_reference, amount, currency,
-			failed_created, succeeded_created, created_at, updated_at)
-		SELECT 'pi_' || i, 'stripe', '', true, 'failing', '', 'cus_' || i % ($1::int / 20), '', '', 1, 'usd', 1, 0, now(), now() FROM generate_series(1, $1::int) i`,
+			failed_created, succeeded_created, created_at)
+		SELECT 'pi_' || i, 'stripe', '', true, 'failing', '', 'cus_' || i % ($1::int / 20), '', '', 1, 'usd', 1, 0, now() FROM generate_series(1, $1::int) i`,
 		`INSERT INTO notifications (id, payment_id, source, account, livemode, failure_id, channel, template, status, reason, due_at, owner, tries,
 			message_id, customer, locale, shown_code, new_mailbox, created_at, updated_at)
 		SELECT 'nt_' || i, 'pi_' || i, 'stripe', '', true, 'fl_' || i, 'inbox', 'first', 'delivered', '', now(), 0, 0, '', 'cus_' || i % ($1::int / 20), '', '', false, now(), now()

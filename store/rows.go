@@ -136,7 +136,6 @@ type Payment struct {
 	FailedCreated    int64      `db:"failed_created"`     // created of the earliest failure
 	SucceededCreated int64      `db:"succeeded_created"`
 	CreatedAt        time.Time  `db:"created_at"`
-	UpdatedAt        time.Time  `db:"updated_at"`
 }
 
 // Invoice is the state of one invoice, derived from its facts. Its PaymentID is the invoice id.

@@ -39,7 +39,7 @@ func mailedLinkOf(t *testing.T, account string, expires time.Time) (mailLinks, s
 	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe", Account: account}
 	require.NoError(t, s.InIngest(t.Context(), func(in *store.Ingest) error {
 		return in.Save(t.Context(), store.Changes{
-			Payments: []store.Payment{{PaymentKey: k, Status: "failing", PaymentIntent: "pi_1", CreatedAt: linkTime, UpdatedAt: linkTime}},
+			Payments: []store.Payment{{PaymentKey: k, Status: "failing", PaymentIntent: "pi_1", CreatedAt: linkTime}},
 			Notifications: []store.Notification{{ID: "nt_1", PaymentKey: k, Channel: store.ChannelEmail, Template: "first", Status: store.Held,
 				DueAt: linkTime, CreatedAt: linkTime, UpdatedAt: linkTime}},
 		})
@@ -181,7 +181,7 @@ func TestAnAttemptsAgeIsByTheClockThatDatedIt(t *testing.T) {
 	k := store.PaymentKey{PaymentID: "pi_1", Source: "stripe"}
 	require.NoError(t, s.InIngest(t.Context(), func(in *store.Ingest) error {
 		return in.Save(t.Context(), store.Changes{
-			Payments: []store.Payment{{PaymentKey: k, Status: "failing", PaymentIntent: "pi_1", CreatedAt: s.Now(), UpdatedAt: s.Now()}},
+			Payments: []store.Payment{{PaymentKey: k, Status: "failing", PaymentIntent: "pi_1", CreatedAt: s.Now()}},
 			Attempts: []store.Attempt{{PaymentKey: k, ID: "fl_1", Result: "failed", OccurredAt: s.Now(), ReceivedAt: s.Now(), AttemptsUsed: 1}},
 		})
 	}))
