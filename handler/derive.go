@@ -113,21 +113,23 @@ func Derive(k PaymentKey, facts []Fact, invoice *store.Invoice, rules decline.Ru
 	for i := range facts {
 		of[i] = &facts[i]
 	}
-	return deriveFacts(k, of, invoice, rules)
+	return deriveFacts(k, of, func(string) *store.Invoice { return invoice }, rules)
 }
 
-func deriveFacts(k PaymentKey, facts []*Fact, invoice *store.Invoice, rules decline.Rules) Derived {
+// deriveFacts is Derive; invoiceOf finds the invoice that the facts come to name, nil where it is not known, or none is named.
+func deriveFacts(k PaymentKey, facts []*Fact, invoiceOf func(id string) *store.Invoice, rules decline.Rules) Derived {
 	facts = inOrder(facts)
 	d := Derived{Payment: store.Payment{PaymentKey: k}, invoiceUnsaid: invoiceUnsaid(facts)}
-	d.settled = invoice != nil && invoice.SettledCreated > 0
 	d.Payment.Status, d.awaitsAction = state(facts), awaitsAction(facts)
 	describe(&d.Payment, facts)
+	invoice := invoiceOf(d.Payment.Invoice)
+	d.settled = invoice != nil && invoice.SettledCreated > 0
 	attempts := failedAttempts(facts)
 	locale := ""
 	for _, f := range facts { // the merchant's own word, on any event of the payment; the newest stands
 		set(&locale, f.Locale)
 	}
-	told := tell(facts)
+	told := tell(facts, d.Payment.OrderReference)
 	for i, a := range attempts {
 		row := store.Attempt{PaymentKey: k, AttemptKey: a.key, Result: AttemptFailed}
 		a.row = &row

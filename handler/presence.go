@@ -54,8 +54,9 @@ type telling struct {
 	futureUse bool    // the intent keeps its method for later
 }
 
-// tell takes facts in their order.
-func tell(facts []*Fact) (t telling) {
+// tell takes facts in their order, and the order reference that they come to name.
+func tell(facts []*Fact, orderReference string) (t telling) {
+	t.page = strings.HasPrefix(orderReference, "cs_")
 	for _, f := range facts {
 		if f.Session == OnSession || f.Session == OffSession {
 			t.session = f.Session
@@ -66,7 +67,6 @@ func tell(facts []*Fact) (t telling) {
 		t.offCycle = t.offCycle || offCycles[f.BillingReason]
 		t.futureUse = t.futureUse || f.Object == "payment_intent" && f.SetupFutureUsage != ""
 	}
-	t.page = strings.HasPrefix(orderReference(facts), "cs_")
 	return t
 }
 
@@ -183,15 +183,6 @@ func presence(a *attempt, all telling, invoiceID string, invoice *store.Invoice)
 		return says(OffSession, "saved_method", "weak")
 	}
 	return Unseen, nil
-}
-
-// orderReference is what the newest event that has one says: it belongs to the payment, not to an attempt.
-func orderReference(all []*Fact) string {
-	reference := ""
-	for _, f := range all {
-		set(&reference, f.OrderReference)
-	}
-	return reference
 }
 
 // cvcGiven tells whether a check result shows that a security code was entered in this attempt.

@@ -411,7 +411,11 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 	}
 	now := r.store.Now()
 	k := p.Payment.PaymentKey
-	d := deriveFacts(k, p.Facts, r.invoiceOf(p, loaded), r.policy.Rules)
+	d := deriveFacts(k, p.Facts, func(id string) *store.Invoice {
+		of := k
+		of.PaymentID = id
+		return loaded.Invoices[of]
+	}, r.policy.Rules)
 	d.Payment.CreatedAt = p.Payment.CreatedAt
 	out.Payments = append(out.Payments, d.Payment)
 
@@ -446,16 +450,6 @@ func (r *Recorder) derivePayment(p *store.LoadedPayment, loaded *store.Loaded, o
 		out.News = append(out.News, k.PaymentID)
 	}
 	r.notifications(p, d, loaded, now, out)
-}
-
-// invoiceOf finds the invoice that any fact of the payment names.
-func (r *Recorder) invoiceOf(p *store.LoadedPayment, loaded *store.Loaded) *store.Invoice {
-	k := p.Payment.PaymentKey
-	k.PaymentID = ""
-	for _, f := range inOrder(p.Facts) {
-		set(&k.PaymentID, f.Invoice)
-	}
-	return loaded.Invoices[k]
 }
 
 // notifications compares what is due with what stands, and saves the difference and the jobs that it needs.
