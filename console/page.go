@@ -367,7 +367,7 @@ func (s *server) opinions(a store.Attempt) []opinionJSON {
 		OutcomeType: a.OutcomeType, OutcomeReason: a.OutcomeReason, NetworkStatus: a.NetworkStatus, RiskLevel: a.RiskLevel,
 		AdviceCode: a.AdviceCode, NetworkAdviceCode: a.NetworkAdviceCode, NetworkDeclineCode: a.NetworkDeclineCode,
 		Network: strings.ToLower(cmp.Or(a.Network, a.Brand)), MethodType: a.MethodType, ProviderType: a.ErrorType,
-		CVCCheck: a.CVCCheck, PostalCheck: a.PostalCheck, AddressCheck: a.AddressCheck, CardCountry: a.Country,
+		CVCCheck: a.CVCCheck, PostalCheck: a.PostalCheck, AddressCheck: a.AddressCheck,
 		AttemptsUsed: int(a.AttemptsUsed), FailedAt: a.OccurredAt,
 	})
 	return opinionsOf(v.Opinions)

@@ -2,7 +2,6 @@ package decline
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -22,9 +21,6 @@ type Cap struct {
 	Meaning          string
 	Sources, Edition string
 }
-
-// Caps lists every published bound on attempts, superseded ones included.
-func Caps() []Cap { return slices.Clone(known.caps) }
 
 // CapsAt lists the bounds of one network, or of stripe, that are in force at a time.
 func CapsAt(network string, at time.Time) []Cap {

@@ -130,10 +130,10 @@ type index struct {
 	// opinions keeps the lines of opinions.csv in their order, for the reference.
 	opinions [][]string
 
-	card, local, bank, reason, errorCode, frame map[string]*row
-	outcomeType, networkStatus, riskLevel       map[string]*row
-	frameStatus, advice, errorType              map[string]*row
-	networkAdvice, networkDecline               map[key]*row
+	card, local, reason, errorCode, frame map[string]*row
+	outcomeType, networkStatus, riskLevel map[string]*row
+	frameStatus, advice, errorType        map[string]*row
+	networkAdvice, networkDecline         map[key]*row
 }
 
 var known = mustIndex()
@@ -381,9 +381,8 @@ func (ix *index) arrange(byTable map[Table]map[key]*row) {
 	}
 	ix.card = merge(StripeDeclineCodes, StripeLocalDeclineCodes, StripeErrorCodes, StripeOutcomeReasons, FrameDeclineCodes)
 	ix.local = merge(StripeLocalDeclineCodes, StripeDeclineCodes, StripeErrorCodes, StripeOutcomeReasons, FrameDeclineCodes)
-	ix.bank = merge(StripeErrorCodes, StripeDeclineCodes, StripeLocalDeclineCodes, StripeOutcomeReasons, FrameDeclineCodes)
+	ix.errorCode = merge(StripeErrorCodes, StripeDeclineCodes, StripeLocalDeclineCodes, StripeOutcomeReasons, FrameDeclineCodes)
 	ix.reason = merge(StripeOutcomeReasons, StripeDeclineCodes, StripeLocalDeclineCodes, StripeErrorCodes, FrameDeclineCodes)
-	ix.errorCode = ix.bank
 	ix.frame = merge(FrameDeclineCodes, StripeDeclineCodes, StripeLocalDeclineCodes, StripeErrorCodes, StripeOutcomeReasons)
 	ix.outcomeType = plain(StripeOutcomeTypes)
 	ix.networkStatus = plain(StripeNetworkStatuses)

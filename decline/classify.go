@@ -259,7 +259,7 @@ func declineRow(code, method string) *row {
 	case cardLike(method):
 		return withoutPrefix(known.card, code)
 	case strings.HasSuffix(method, "_debit") || strings.HasSuffix(method, "_bank_account"):
-		return withoutPrefix(known.bank, code)
+		return withoutPrefix(known.errorCode, code)
 	default:
 		return withoutPrefix(known.local, code)
 	}
@@ -331,7 +331,7 @@ func (rd *reading) verdict(f *Facts, class, code *row, most int) Verdict {
 	v.NextStep = stepUnder(v.NextStep, v.Retry)
 	v.Public = genericPublic
 	if v.Disclosable && class.rank > generic {
-		v.Public = publicOf(class.names, true, v.NextStep, class.field, class.category, v.Retry.Verdict)
+		v.Public = publicOf(class.names, v.NextStep, class.field, class.category, v.Retry.Verdict)
 	}
 	switch {
 	case f.NetworkStatus == "reversed_after_approval":
@@ -365,10 +365,7 @@ func typeOf(f *Facts, rd *reading, class *row) Type {
 }
 
 // publicOf makes the customer's view of a code that may be disclosed; every other code has the generic one.
-func publicOf(code string, open bool, next NextStep, field Field, c Category, retry RetryVerdict) Public {
-	if !open {
-		return genericPublic
-	}
+func publicOf(code string, next NextStep, field Field, c Category, retry RetryVerdict) Public {
 	p := Public{Code: code, NextStep: next, Field: field}
 	if retry == RetryNever {
 		return p

@@ -42,7 +42,6 @@ type Facts struct {
 	Status       string // Frame transfer or intent status: fraud_declined and fraud_review are fraud signals
 
 	CVCCheck, PostalCheck, AddressCheck string // pass, fail, unavailable, unchecked
-	CardCountry                         string // ISO 3166-1 alpha-2
 
 	// AttemptsUsed counts the failed attempts on this payment so far, this one included, whoever made them.
 	AttemptsUsed int

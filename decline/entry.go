@@ -23,11 +23,8 @@ type Entry struct {
 	Secret bool
 	// MaxRetries is how many retries the code itself allows; 0: no bound of its own.
 	MaxRetries int
-	// Group is the network's own class of the code: category_1 to category_4 (Visa), reversible or irreversible (ABECS,
-	// Elo). Caps are counted by it.
-	Group   string
-	Sources string // where the row's facts were read
-	Edition string // the edition or date of Sources
+	Sources    string // where the row's facts were read
+	Edition    string // the edition or date of Sources
 }
 
 // All lists the whole catalog in the order of the reference: by table, then network, then code. The slice is new, the
@@ -52,7 +49,7 @@ func (r *row) entry() Entry {
 	v := Rules{}.Classify(r.facts())
 	return Entry{
 		Code: r.code, Table: r.table, Source: r.table.source(), Network: r.network, Meaning: r.meaning, Why: r.why,
-		Verdict: v, Informs: r.rank > noRank || r.retry != "" || r.disclose != unsaid, Secret: r.disclose == secret, MaxRetries: r.max, Group: r.group,
+		Verdict: v, Informs: r.rank > noRank || r.retry != "" || r.disclose != unsaid, Secret: r.disclose == secret, MaxRetries: r.max,
 		Sources: r.source, Edition: r.edition,
 	}
 }

@@ -565,7 +565,6 @@ func classifiable(f *Fact, used int, occurred int64) decline.Facts {
 		CVCCheck:           f.CVCCheck,
 		PostalCheck:        f.PostalCheck,
 		AddressCheck:       f.AddressCheck,
-		CardCountry:        f.Country,
 		AttemptsUsed:       used,
 		FailedAt:           time.Unix(occurred, 0).UTC(),
 	}
@@ -589,7 +588,7 @@ func mergeFacts(to *decline.Facts, f decline.Facts) {
 		{&to.RiskLevel, f.RiskLevel}, {&to.StripeReport, f.StripeReport}, {&to.AdviceCode, f.AdviceCode},
 		{&to.NetworkAdviceCode, f.NetworkAdviceCode}, {&to.NetworkDeclineCode, f.NetworkDeclineCode},
 		{&to.Network, f.Network}, {&to.MethodType, f.MethodType}, {&to.ProviderType, f.ProviderType}, {&to.Status, f.Status},
-		{&to.CVCCheck, f.CVCCheck}, {&to.PostalCheck, f.PostalCheck}, {&to.AddressCheck, f.AddressCheck}, {&to.CardCountry, f.CardCountry},
+		{&to.CVCCheck, f.CVCCheck}, {&to.PostalCheck, f.PostalCheck}, {&to.AddressCheck, f.AddressCheck},
 	} {
 		first(m.to, m.value)
 	}
