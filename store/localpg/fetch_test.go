@@ -276,19 +276,6 @@ func cutJar(t *testing.T) []byte {
 	return out.Bytes()
 }
 
-func TestPinGoesBeforeThePublishedChecksum(t *testing.T) {
-	t.Parallel()
-	archive := jar(t, fakes()...)
-	files := map[string]http.HandlerFunc{".jar": body(archive), ".jar.sha256": text(sha256Of(archive)), ".jar.sha512": text(sha512Of(archive))}
-	cfg := repository(t, files)
-	cfg.SHA256 = sha256Of([]byte("another"))
-	_, err := localpg.Fetch(t.Context(), cfg)
-	require.ErrorContains(t, err, "checksum is wrong")
-	cfg.SHA256 = sha256Of(archive)
-	_, err = localpg.Fetch(t.Context(), cfg)
-	require.NoError(t, err)
-}
-
 func TestPlainHTTPIsRefused(t *testing.T) {
 	t.Parallel()
 	cfg := localpg.Config{SourceURL: "http://mirror.example", FetchVersion: fakeVersion, CacheDir: openDir(t)}
@@ -388,7 +375,7 @@ func TestFetchedServerRuns(t *testing.T) {
 	srv, err := localpg.Start(t.Context(), localpg.Config{BinDir: dir, Ephemeral: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, srv.Stop(context.Background())) })
-	require.Equal(t, version, srv.Version())
+	require.Contains(t, srv.Found(), "PostgreSQL "+version+" ")
 	require.Contains(t, srv.Found(), cfg.CacheDir)
 	require.Equal(t, "fetched", query(t, srv.DSN("postgres"), "SELECT 'fetched'"))
 }

@@ -51,15 +51,12 @@ type Config struct {
 	// NoDownload refuses to fetch PostgreSQL when the machine has none.
 	NoDownload bool
 	// SourceURL is the base of the Maven repository to fetch from. Empty:
-	// DefaultSourceURL. It must be https, except on a loopback host or where the
-	// archive's SHA-256 is pinned.
+	// DefaultSourceURL. It must be https, except on a loopback host. The archive is
+	// held against the checksum that the repository publishes beside it.
 	SourceURL string
 	// FetchVersion is the artifact version to fetch ("17.6.0"). Empty: the version
 	// pinned for the data directory's major, else the newest pinned.
 	FetchVersion string
-	// SHA256 pins the archive's checksum, in hex. Empty: the archive is held
-	// against the checksum that the repository publishes beside it.
-	SHA256 string
 	// CacheDir keeps fetched versions. Empty: DefaultCacheDir.
 	CacheDir string
 	// Log receives single lines about what happens. Nil: silence.
@@ -113,10 +110,7 @@ func (s *Server) DSN(database string) string {
 	return u.String()
 }
 
-// Version returns the server's version, such as "17.6".
-func (s *Server) Version() string { return s.bin.version }
-
-// Found says in a few words where the binaries came from.
+// Found says in a few words which version runs and where its binaries came from.
 func (s *Server) Found() string { return s.bin.String() }
 
 // DataDir returns PostgreSQL's own data directory.

@@ -8,7 +8,7 @@ import (
 	"runtime"
 )
 
-type binaries struct{ version string }
+type binaries struct{}
 
 func (b binaries) String() string { return "none" }
 
