@@ -2,7 +2,6 @@ package console
 
 import (
 	"cmp"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,9 +17,6 @@ type list[T any] struct {
 }
 
 func listOf[T any](data []T, more bool) list[T] {
-	if data == nil {
-		data = []T{}
-	}
 	return list[T]{Object: "list", Data: data, HasMore: more}
 }
 
@@ -190,12 +186,8 @@ func publicOf(code, nextStep, field string, retry bool) decline.Public {
 }
 
 func messageOf(p decline.Public, preferred ...string) messageJSON {
-	m := p.Message(decline.MatchLocale(wishes(preferred)...))
+	m := p.Message(decline.MatchLocale(preferred...))
 	return messageJSON{Code: m.Code, Locale: m.Locale, Text: m.Text}
-}
-
-func wishes(preferred []string) []string {
-	return slices.DeleteFunc(slices.Clone(preferred), func(p string) bool { return p == "" })
 }
 
 func evidenceOf(words []string) []evidenceJSON {

@@ -231,8 +231,7 @@ type failureView struct {
 }
 
 func (s *server) failuresPage(c echo.Context) error {
-	params := append([]string{}, failureParams...)
-	p := query(c, params...)
+	p := query(c, failureParams...)
 	// A form sends its empty fields too; here they mean no filter.
 	for name, v := range p.query {
 		if len(v) == 1 && v[0] == "" {
@@ -298,8 +297,7 @@ func filtersOf(p *params) []filterView {
 func (s *server) viewOf(f store.Failure) failureView {
 	v := failureView{failureJSON: s.failureOf(f, ""),
 		Fraud: f.Category == string(decline.FraudRisk) || f.Type == string(decline.Blocked)}
-	public := publicOf(f.PublicCode, f.PublicNextStep, f.PublicField, f.PublicRetry)
-	v.RTL = public.Message(v.Message.Locale).RightToLeft
+	v.RTL = decline.PhrasesFor(v.Message.Locale).RightToLeft
 	return v
 }
 

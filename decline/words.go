@@ -14,10 +14,9 @@ var wordFiles embed.FS
 
 // Message is what a customer is told of a failed attempt.
 type Message struct {
-	Code        string // customer-safe
-	Locale      string // BCP 47, one of Locales
-	Text        string // one or two short plain-text sentences, 200 characters at most
-	RightToLeft bool
+	Code   string // customer-safe
+	Locale string // BCP 47, one of Locales
+	Text   string // one or two short plain-text sentences, 200 characters at most
 }
 
 // Phrases are the fixed texts around a message, in one language. They are the same for every failure, whatever its
@@ -86,7 +85,7 @@ func readLexicon(l language) (*lexicon, error) {
 func (p Public) Message(locale string) Message {
 	l := languageOf(locale)
 	lex := lexicons[l.tag]()
-	m := Message{Code: p.Code, Locale: l.tag, RightToLeft: l.rightToLeft}
+	m := Message{Code: p.Code, Locale: l.tag}
 	reason, step := reasonDeclined, string(ContactIssuer) // the generic text, shared with every vague decline
 	if s, ok := stepOf(p); ok && p.Code != GenericDecline && p.Code != "" {
 		reason, step = reasonOf(p), s
