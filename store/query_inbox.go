@@ -16,7 +16,6 @@ import (
 type Notice struct {
 	ID string `db:"id"`
 	PaymentKey
-	FailureID     string     `db:"failure_id"`
 	Customer      string     `db:"customer"`
 	Locale        string     `db:"locale"` // the notification's, else the attempt's, else the customer's
 	CreatedAt     time.Time  `db:"created_at"`
@@ -49,7 +48,7 @@ var ofInbox = keyed{"notifications n", "n.customer", "n.created_at", "n.channel 
 // Only what was told is a notice; a row that records a decision not to tell is not.
 const noticeWhere = "n.channel = 'inbox' AND n.customer <> '' AND n.status IN ('sent', 'delivered')"
 
-var selectNotices = `SELECT n.id, n.payment_id, n.source, n.account, n.livemode, n.failure_id, n.customer,
+var selectNotices = `SELECT n.id, n.payment_id, n.source, n.account, n.livemode, n.customer,
 	coalesce(nullif(n.locale, ''), nullif(a.detail::json->>'lo', ''), ` + languageOf("n") + `) AS locale, n.created_at, n.read_at, p.status AS payment_status,
 	coalesce((a.detail::json->>'amt')::bigint, p.amount) AS amount, coalesce(a.detail::json->>'cur', p.currency) AS currency,
 	coalesce(a.detail::json->>'pub', '') AS public_code, coalesce(a.detail::json->>'pnx', '') AS public_next_step,

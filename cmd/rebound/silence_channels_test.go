@@ -453,7 +453,7 @@ func TestAChannelIsGivenThePublicViewAlone(t *testing.T) {
 		reflect.TypeFor[checkout.State](): {"Key", "Status", "PaymentIntent", "AttemptID", "Public", "AwaitsCharge", "Age", "Locale"},
 		reflect.TypeFor[checkout.Key]():   {"PaymentID", "Source", "Account", "Livemode"},
 		reflect.TypeFor[store.Notice](): {
-			"ID", "PaymentKey", "FailureID", "Customer", "Locale", "CreatedAt", "ReadAt", "PaymentStatus", "Amount", "Currency",
+			"ID", "PaymentKey", "Customer", "Locale", "CreatedAt", "ReadAt", "PaymentStatus", "Amount", "Currency",
 			"PublicCode", "PublicNextStep", "PublicField", "PublicRetry", "AwaitsCharge", "AttemptAt",
 		},
 		reflect.TypeFor[link.Target]():    {"State", "PaymentID", "PaymentURL", "Locale", "MerchantName", "SupportEmail"},

@@ -166,10 +166,8 @@ func (p *Payment) id(prefix string) string {
 }
 
 // add wraps an object into an event of the payment's API version.
-func (p *Payment) add(eventType string, created time.Time, request string, obj object) string {
-	id := p.id("evt_3")
-	p.addVersion(id, p.version, eventType, created, request, obj)
-	return id
+func (p *Payment) add(eventType string, created time.Time, request string, obj object) {
+	p.addVersion(p.id("evt_3"), p.version, eventType, created, request, obj)
 }
 
 // addVersion renders an event that may exist in several versions under one id. An empty request means that Stripe
