@@ -149,7 +149,7 @@ func (p Policy) inboxNotice(d Derived, a *attempt, now time.Time) (store.Notific
 }
 
 // bars is why the payment gets no mail at all, reminders included, wherever its customer was: one of the reasons that
-// store.BarsReminders knows, or that it is of the other mode.
+// bar reminders in store, or that it is of the other mode.
 func (p Policy) bars(d Derived, newest *attempt) string {
 	if d.noContact(newest) {
 		return ReasonNoContact

@@ -203,7 +203,7 @@ CREATE TABLE links (
     expires_at timestamptz NOT NULL
 );
 
--- Mailboxes that get no mail: unsubscribed, bounced, complained.
+-- Mailboxes that get no mail: unsubscribed, bounced.
 CREATE TABLE suppressions (
     mailbox    bytea PRIMARY KEY,
     reason     text NOT NULL,

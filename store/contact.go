@@ -269,18 +269,14 @@ func (s *Store) WakeHeld(ctx context.Context, reason string, limit int) (int, er
 	if err != nil {
 		return 0, fmt.Errorf("looking for held mails: %w", err)
 	}
-	return len(ids), s.InsertMailJobs(ctx, ids)
-}
-
-// InsertMailJobs makes a job for each notification. A job too many is harmless: it finds nothing to claim.
-func (s *Store) InsertMailJobs(ctx context.Context, ids []string) error {
 	if len(ids) == 0 {
-		return nil
+		return 0, nil
 	}
+	// A job too many is harmless: it finds nothing to claim.
 	if _, err := s.jobs.InsertMany(ctx, mailJobs(ids)); err != nil {
-		return fmt.Errorf("inserting %d mail jobs: %w", len(ids), err)
+		return 0, fmt.Errorf("inserting %d mail jobs: %w", len(ids), err)
 	}
-	return nil
+	return len(ids), nil
 }
 
 func mailJobs(ids []string) []river.InsertManyParams {

@@ -145,9 +145,9 @@ const (
 	ReasonNoProfile     = "no_account_profile"
 )
 
-// BarsReminders tells whether the reason for which a payment would get no first mail now holds for those after it too: nobody
+// barsReminders tells whether the reason for which a payment would get no first mail now holds for those after it too: nobody
 // is there to read them, or another tells the customer. That the last try was made at a page does not.
-func BarsReminders(reason string) bool {
+func barsReminders(reason string) bool {
 	return reason == ReasonNoContact || reason == ReasonStripeBilling || reason == ReasonNoProfile
 }
 
@@ -211,7 +211,7 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 			jobs = append(jobs, mailJobAt(n.ID, *n.NextTryAt))
 		}
 		// Meanwhile, and nothing else changes either while it is claimed.
-		erased, barred := customer != n.Customer, status == Suppressed && BarsReminders(reason)
+		erased, barred := customer != n.Customer, status == Suppressed && barsReminders(reason)
 		ended := over(payment) != "" || status == Canceled // the payment, or what it was for
 		if !ended && !erased && !barred && len(x.FollowUps) > 0 {
 			b := &pgx.Batch{}

@@ -19,13 +19,10 @@ import (
 // StripePath is where Stripe posts to.
 const StripePath = "/webhooks/stripe"
 
-// DefaultTolerance is how far the time of a signature may be off.
-const DefaultTolerance = 300 * time.Second
-
 // StripeConfig is what a Stripe endpoint needs. Secrets and Recorder are required.
 type StripeConfig struct {
 	Secrets   []string      // signing secrets (whsec_…), all valid at once, each of at least MinSecretBytes
-	Tolerance time.Duration // how far a signature's time may be off, to either side; 0 means DefaultTolerance
+	Tolerance time.Duration // how far a signature's time may be off, to either side; 0 means 300 s
 	BodyLimit int64         // bytes; 0 means DefaultBodyLimit
 	Recorder  Recorder
 	Decode    DecodeOptions
@@ -48,7 +45,7 @@ func NewStripe(c StripeConfig) (*Stripe, error) {
 	if c.Tolerance < 0 {
 		return nil, errors.New("the tolerance of a Stripe endpoint cannot be negative")
 	}
-	s := &Stripe{secrets: c.Secrets, tolerance: cmp.Or(c.Tolerance, DefaultTolerance), decode: c.Decode}
+	s := &Stripe{secrets: c.Secrets, tolerance: cmp.Or(c.Tolerance, 300*time.Second), decode: c.Decode}
 	var err error
 	s.endpoint, err = endpoint{
 		source: sourceStripe, provider: s, bodyLimit: c.BodyLimit, recorder: c.Recorder, now: c.Now, log: c.Log,

@@ -18,24 +18,14 @@ type Recorder interface {
 	Record(ctx context.Context, d handler.Delivery) error
 }
 
-// The limits of the public server. A webhook body is read in a moment and its commit takes at most recordTimeout, so
-// WriteTimeout, which net/http counts from the end of the request's header, covers both; a stream must clear it for
-// itself with http.ResponseController.
-const (
-	ReadHeaderTimeout = 5 * time.Second
-	ReadTimeout       = 10 * time.Second
-	WriteTimeout      = 20 * time.Second
-	IdleTimeout       = 120 * time.Second
-	// MaxHeaderBytes is 28 KiB because net/http adds 4 KiB of slack: 431 is answered above 32 KiB in all.
-	MaxHeaderBytes = 28 << 10
-)
-
-// ServerLimits sets every limit above on s. Echo sets none of them by itself, and without them one slow client holds a
-// connection for ever.
+// ServerLimits sets the limits of a server on s. Echo sets none of them by itself, and without them one slow client holds a
+// connection for ever. A webhook body is read in a moment and its commit takes at most recordTimeout, so WriteTimeout, which
+// net/http counts from the end of the request's header, covers both; a stream must clear it for itself with
+// http.ResponseController.
 func ServerLimits(s *http.Server) {
-	s.ReadHeaderTimeout = ReadHeaderTimeout
-	s.ReadTimeout = ReadTimeout
-	s.WriteTimeout = WriteTimeout
-	s.IdleTimeout = IdleTimeout
-	s.MaxHeaderBytes = MaxHeaderBytes
+	s.ReadHeaderTimeout = 5 * time.Second
+	s.ReadTimeout = 10 * time.Second
+	s.WriteTimeout = 20 * time.Second
+	s.IdleTimeout = 120 * time.Second
+	s.MaxHeaderBytes = 28 << 10 // net/http adds 4 KiB of slack: 431 is answered above 32 KiB in all
 }
