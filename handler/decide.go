@@ -30,7 +30,7 @@ type Policy struct {
 const (
 	ReasonRecovered       = "recovered"
 	ReasonPaymentCanceled = "payment_canceled"
-	ReasonSuperseded      = "superseded"
+	ReasonSuperseded      = string(store.Superseded)
 	ReasonWrongMode       = "wrong_mode"
 	ReasonNoContact       = store.ReasonNoContact
 	ReasonInPerson        = "in_person"
@@ -39,7 +39,7 @@ const (
 	ReasonNoProfile       = store.ReasonNoProfile
 	ReasonGuest           = "guest"
 	ReasonPresenceUnknown = "presence_unknown"
-	ReasonTooOld          = "too_old"
+	ReasonTooOld          = store.ReasonTooOld
 	ReasonPaymentPending  = "payment_pending"
 	ReasonInvoiceUnknown  = "awaits_intent"
 )

@@ -530,7 +530,8 @@ func (r *Recorder) senderDecided(old, n store.Notification, then store.Payment, 
 			then.Amount == now.Amount && then.Currency == now.Currency
 	case store.Suppressed:
 		switch old.Reason {
-		case "unsubscribed", "bounced", "customer_deleted", "invalid_address", "mailbox_limit", "payment_limit":
+		case store.ReasonUnsubscribed, store.ReasonBounced, store.ReasonCustomerDeleted, store.ReasonInvalidAddress,
+			store.ReasonMailboxLimit, store.ReasonPaymentLimit:
 			return true
 		case ReasonTooOld:
 			// The sender says it once a mail's time is over; before, it was the facts that said it, and they now say otherwise.

@@ -25,9 +25,9 @@ func (l Limits) judge(u store.Use, first bool) (status, reason string) {
 	case u.Suppressed != "":
 		return store.Suppressed, u.Suppressed
 	case over(u.PaymentDay, l.PerPayment24h), over(u.PaymentEver, l.PerPayment):
-		return store.Suppressed, "payment_limit"
+		return store.Suppressed, store.ReasonPaymentLimit
 	case over(u.MailboxDay, l.PerMailbox24h), over(u.MailboxWeek, l.PerMailbox7d):
-		return store.Suppressed, "mailbox_limit"
+		return store.Suppressed, store.ReasonMailboxLimit
 	case !u.Known && over(u.NewMailboxesHour+u.StormBefore, l.NewMailboxesPerHour): // who has waited longer takes the place that comes free
 		return store.Held, store.ReasonMailStorm
 	case u.Known && first && over(u.KnownDay, l.PerDay), !(u.Known && first) && over(u.AllDay, l.PerDay):

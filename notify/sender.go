@@ -251,7 +251,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		useful = c.Attempt.ReceivedAt // the mail speaks of this attempt
 	}
 	if now.Sub(useful) > s.MaxAge {
-		return end(store.Suppressed, "too_old")
+		return end(store.Suppressed, store.ReasonTooOld)
 	}
 	// Both events of an attempt may be awaited, the charge's for what it tells, the intent's for where the customer was: of the
 	// first attempt within the hold, which never restarts, of a later one here.
@@ -269,7 +269,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		return x, outcome, err
 	}
 	if to.Gone {
-		return end(store.Suppressed, "customer_deleted")
+		return end(store.Suppressed, store.ReasonCustomerDeleted)
 	}
 	if len(to.Emails) == 0 {
 		return end(store.Held, store.ReasonNoAddress)
@@ -280,7 +280,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		mailbox, ok = s.Mailer.Mailbox(email)
 		return ok
 	}) {
-		return end(store.Suppressed, "invalid_address")
+		return end(store.Suppressed, store.ReasonInvalidAddress)
 	}
 	n.Mailbox = s.Store.HashMailbox(mailbox)
 	var status, reason string
@@ -323,7 +323,7 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 	s.judge(&n, outcome)
 	x.Notification = n
 	if outcome.Result == RejectedAddress {
-		x.Suppress = "bounced"
+		x.Suppress = store.ReasonBounced
 	}
 	if n.Status == store.Sent && n.Template == templateFirst {
 		x.FollowUps = s.reminders(n)

@@ -145,6 +145,19 @@ const (
 	ReasonNoProfile     = "no_account_profile"
 )
 
+// Reasons for which a sender ends a mail when it is due, and which no further event of the payment takes away.
+const (
+	ReasonUnsubscribed    = "unsubscribed" // of suppressions, as the next
+	ReasonBounced         = "bounced"
+	ReasonCustomerDeleted = "customer_deleted"
+	ReasonInvalidAddress  = "invalid_address"
+	ReasonMailboxLimit    = "mailbox_limit"
+	ReasonPaymentLimit    = "payment_limit"
+)
+
+// ReasonTooOld is of a mail whose time was over when it was decided on, or when it was due.
+const ReasonTooOld = "too_old"
+
 // barsReminders tells whether the reason for which a payment would get no first mail now holds for those after it too: nobody
 // is there to read them, or another tells the customer. That the last try was made at a page does not.
 func barsReminders(reason string) bool {
@@ -310,8 +323,8 @@ func (s *Store) expireSome(ctx context.Context, maxAge time.Duration) (ended int
 			return err
 		}
 		// Asked again now that they are locked: a row that was written meanwhile was seen as it is then, its attempts were not.
-		tag, err := tx.Exec(ctx, `UPDATE notifications n SET status = 'suppressed', reason = CASE WHEN n.reason = '' THEN 'too_old' ELSE n.reason END,
-			updated_at = $1 WHERE n.id = ANY($3) AND NOT `+failedSince, now, now.Add(-maxAge), ids)
+		tag, err := tx.Exec(ctx, `UPDATE notifications n SET status = 'suppressed', reason = CASE WHEN n.reason = '' THEN $4 ELSE n.reason END,
+			updated_at = $1 WHERE n.id = ANY($3) AND NOT `+failedSince, now, now.Add(-maxAge), ids, ReasonTooOld)
 		ended = tag.RowsAffected()
 		return err
 	})

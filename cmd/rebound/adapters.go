@@ -122,7 +122,7 @@ func (l mailLinks) Unsubscribe(ctx context.Context, token string) error {
 	if len(found.Mailbox) == 0 {
 		return link.ErrUnknown // its mail has not been sent, so nobody can have the token from it
 	}
-	return l.store.Suppress(ctx, found.Mailbox, "unsubscribed")
+	return l.store.Suppress(ctx, found.Mailbox, store.ReasonUnsubscribed)
 }
 
 func (l mailLinks) find(ctx context.Context, token string) (store.Link, link.Target, error) {
