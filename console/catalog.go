@@ -123,7 +123,7 @@ func (s *server) getCode(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, alike := decline.Explain(code, decline.From(decline.Source(source)), decline.OnNetwork(network))
+	entries, alike := decline.Explain(code, decline.Source(source), network)
 	if len(entries) == 0 {
 		detail := "The catalog has no such code."
 		if len(alike) > 0 {

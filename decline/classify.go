@@ -1,6 +1,7 @@
 package decline
 
 import (
+	"cmp"
 	"strings"
 	"time"
 )
@@ -308,14 +309,11 @@ func (rd *reading) verdict(f *Facts, class, code *row, most int) Verdict {
 	overridden = overridden && code == class // a block or signal keeps its own class
 	v := Verdict{
 		Type: typeOf(f, rd, class), Code: code.names, Category: class.category, Severity: class.severity,
-		NextStep: class.next, MerchantNextStep: class.merchant, DecidedBy: decidedBy[rd.bestFact],
+		NextStep: class.next, MerchantNextStep: class.merchant, DecidedBy: cmp.Or(class.decidedBy, decidedBy[rd.bestFact]),
 		Disclosable: class.disclose == disclose && !rd.silent, Opinions: code.opinions[0], Unrecognized: rd.strange, NoContact: rd.mute, Hidden: rd.silent,
 	}
 	if f.Source == Frame {
 		v.Opinions = code.opinions[1]
-	}
-	if (rd.bestFact == byNetworkAdvice || rd.bestFact == byNetworkDecline) && class.decidedBy != "" {
-		v.DecidedBy = class.decidedBy
 	}
 	if overridden && class.table != "" {
 		v.DecidedBy = "override:merchant"

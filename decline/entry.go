@@ -25,6 +25,8 @@ type Entry struct {
 	MaxRetries int
 	Sources    string // where the row's facts were read
 	Edition    string // the edition or date of Sources
+
+	row *row
 }
 
 // All lists the whole catalog in the order of the reference: by table, then network, then code. The slice is new, the
@@ -50,7 +52,7 @@ func (r *row) entry() Entry {
 	return Entry{
 		Code: r.code, Table: r.table, Source: r.table.source(), Network: r.network, Meaning: r.meaning, Why: r.why,
 		Verdict: v, Informs: r.rank > noRank || r.retry != "" || r.disclose != unsaid, Secret: r.disclose == secret, MaxRetries: r.max,
-		Sources: r.source, Edition: r.edition,
+		Sources: r.source, Edition: r.edition, row: r,
 	}
 }
 
@@ -111,30 +113,18 @@ func NetworkGroup(network, code string) string {
 	return ""
 }
 
-// ExplainOption narrows Explain.
-type ExplainOption func(*explainFilter)
-
+// explainFilter narrows Explain.
 type explainFilter struct {
 	source  Source
 	network string
 }
 
-// From keeps only the codes that events of one provider carry; empty keeps all.
-func From(s Source) ExplainOption { return func(f *explainFilter) { f.source = s } }
-
-// OnNetwork keeps only the codes of one card network; empty keeps all.
-func OnNetwork(name string) ExplainOption {
-	return func(f *explainFilter) { f.network = networkName(strings.ToLower(strings.TrimSpace(name))) }
-}
-
 // Explain finds every entry of a code. Case does not matter, spaces and dashes count as underscores, partner_ forms
-// find the plain code, and network:code (visa:51) or mac:code names a network's own. When nothing fits, suggestions
-// hold up to five codes that are spelled alike, the nearest first.
-func Explain(code string, opts ...ExplainOption) (entries []Entry, suggestions []string) {
-	var f explainFilter
-	for _, o := range opts {
-		o(&f)
-	}
+// find the plain code, and network:code (visa:51) or mac:code names a network's own. Only the codes that events of one
+// source carry are looked at, or those of one card network; empty: all. When nothing fits, suggestions hold up to five
+// codes that are spelled alike, the nearest first.
+func Explain(code string, source Source, network string) (entries []Entry, suggestions []string) {
+	f := explainFilter{source, networkName(strings.ToLower(strings.TrimSpace(network)))}
 	q := tidy(code)
 	if net, rest, ok := strings.Cut(q, ":"); ok {
 		if q = rest; net == "mac" {

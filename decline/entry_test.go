@@ -54,30 +54,31 @@ func TestEveryEntryIsWhole(t *testing.T) {
 func TestExplainFindsACodeHoweverItIsWritten(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		query string
-		opts  []decline.ExplainOption
-		want  []string // table and network
+		query   string
+		source  decline.Source
+		network string
+		want    []string // table and network
 	}{
-		"plain":                    {"do_not_honor", nil, []string{"stripe_decline_codes", "frame_decline_codes"}},
-		"spaces and capitals":      {" Do not HONOR ", nil, []string{"stripe_decline_codes", "frame_decline_codes"}},
-		"dashes":                   {"lost-card", nil, []string{"stripe_decline_codes", "stripe_error_codes", "frame_decline_codes"}},
-		"one source":               {"do_not_honor", []decline.ExplainOption{decline.From(decline.Frame)}, []string{"frame_decline_codes"}},
-		"a number of all networks": {"82", nil, []string{"network_decline_codes elo", "network_decline_codes mastercard", "network_decline_codes visa"}},
-		"a number of one network":  {"82", []decline.ExplainOption{decline.OnNetwork("Visa")}, []string{"network_decline_codes visa"}},
-		"a network's letters":      {"r0", nil, []string{"network_decline_codes visa"}},
-		"network and number":       {"visa:51", nil, []string{"network_decline_codes visa"}},
-		"merchant advice code":     {"MAC:21", nil, []string{"network_advice_codes mastercard"}},
-		"american express":         {"116", []decline.ExplainOption{decline.OnNetwork("American Express")}, []string{"network_decline_codes amex"}},
-		"a partner form":           {"partner_expired_card", nil, []string{"stripe_outcome_reasons"}},
-		"a partner form unlisted":  {"partner_stolen_card", nil, []string{"stripe_decline_codes", "frame_decline_codes"}},
-		"a block reason":           {"highest_risk_level", nil, []string{"stripe_outcome_reasons"}},
-		"an advice code":           {"confirm_card_data", nil, []string{"stripe_advice_codes"}},
-		"a pair":                   {"79+03", nil, []string{"network_combinations mastercard"}},
+		"plain":                    {"do_not_honor", "", "", []string{"stripe_decline_codes", "frame_decline_codes"}},
+		"spaces and capitals":      {" Do not HONOR ", "", "", []string{"stripe_decline_codes", "frame_decline_codes"}},
+		"dashes":                   {"lost-card", "", "", []string{"stripe_decline_codes", "stripe_error_codes", "frame_decline_codes"}},
+		"one source":               {"do_not_honor", decline.Frame, "", []string{"frame_decline_codes"}},
+		"a number of all networks": {"82", "", "", []string{"network_decline_codes elo", "network_decline_codes mastercard", "network_decline_codes visa"}},
+		"a number of one network":  {"82", "", "Visa", []string{"network_decline_codes visa"}},
+		"a network's letters":      {"r0", "", "", []string{"network_decline_codes visa"}},
+		"network and number":       {"visa:51", "", "", []string{"network_decline_codes visa"}},
+		"merchant advice code":     {"MAC:21", "", "", []string{"network_advice_codes mastercard"}},
+		"american express":         {"116", "", "American Express", []string{"network_decline_codes amex"}},
+		"a partner form":           {"partner_expired_card", "", "", []string{"stripe_outcome_reasons"}},
+		"a partner form unlisted":  {"partner_stolen_card", "", "", []string{"stripe_decline_codes", "frame_decline_codes"}},
+		"a block reason":           {"highest_risk_level", "", "", []string{"stripe_outcome_reasons"}},
+		"an advice code":           {"confirm_card_data", "", "", []string{"stripe_advice_codes"}},
+		"a pair":                   {"79+03", "", "", []string{"network_combinations mastercard"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			entries, suggestions := decline.Explain(tc.query, tc.opts...)
+			entries, suggestions := decline.Explain(tc.query, tc.source, tc.network)
 			require.Empty(t, suggestions)
 			var got []string
 			for _, e := range entries {
@@ -102,14 +103,14 @@ func TestExplainSuggestsNearMisses(t *testing.T) {
 		"velocity":          "card_velocity_exceeded",
 	}
 	for query, want := range tests {
-		entries, suggestions := decline.Explain(query)
+		entries, suggestions := decline.Explain(query, "", "")
 		require.Empty(t, entries, query)
 		require.NotEmpty(t, suggestions, query)
 		require.Equal(t, want, suggestions[0], query)
 		require.LessOrEqual(t, len(suggestions), 5)
 	}
 	for _, query := range []string{"", "zzzzzzzzzzzzzzzzzzzz", ":"} {
-		entries, suggestions := decline.Explain(query)
+		entries, suggestions := decline.Explain(query, "", "")
 		require.Empty(t, entries, query)
 		require.Empty(t, suggestions, query)
 	}

@@ -101,7 +101,7 @@ func onceEach(raw []byte) (map[string]json.RawMessage, error) {
 func parseOverride(code string, raw json.RawMessage) (o override, err error) {
 	rows := rowsNamed(code)
 	if len(rows) == 0 {
-		_, alike := Explain(code)
+		_, alike := Explain(code, "", "")
 		if len(alike) > 0 {
 			return o, fmt.Errorf("no such code; did you mean %s", strings.Join(alike, ", "))
 		}

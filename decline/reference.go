@@ -66,7 +66,7 @@ func WriteCatalog(to io.Writer) error {
 }
 
 func writeEntry(w io.Writer, e Entry) {
-	r := rowOf(e)
+	r := e.row
 	name := "`" + e.Code + "`"
 	if e.Network != "" {
 		name = e.Network + " " + name
@@ -88,15 +88,6 @@ func writeEntry(w io.Writer, e Entry) {
 	}
 	cells = append(cells, cell(e.Sources+", "+e.Edition))
 	fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
-}
-
-func rowOf(e Entry) *row {
-	for _, r := range known.rows {
-		if r.table == e.Table && r.network == e.Network && r.code == e.Code {
-			return r
-		}
-	}
-	return unknownRow
 }
 
 func shown(r *row) string {

@@ -276,7 +276,7 @@ func TestNetworkRetryRulesAgreeWithTheSources(t *testing.T) {
 			code, word := s["code_or_category"], s["retry_allowed"]
 			switch {
 			case s["network"] == "stripe" && decline.Rules{}.Classify(decline.Facts{DeclineCode: code}).Unrecognized == "":
-				v, _ := decline.Explain(code, decline.From(decline.Stripe))
+				v, _ := decline.Explain(code, decline.Stripe, "")
 				require.NotEmpty(t, v)
 				agree(t, word, v[0])
 			case strings.HasPrefix(code, "MAC:"):
@@ -371,7 +371,7 @@ func TestSmartRetryOpinionsAgreeWithTheSources(t *testing.T) {
 		}
 		t.Run(s["code"], func(t *testing.T) {
 			n++
-			entries, _ := decline.Explain(s["code"], decline.From(decline.Stripe))
+			entries, _ := decline.Explain(s["code"], decline.Stripe, "")
 			require.NotEmpty(t, entries)
 			for _, e := range entries {
 				require.Contains(t, e.Verdict.Opinions, decline.Opinion{Source: "hyperswitch", Verdict: s["source_verdict"]})

@@ -80,7 +80,7 @@ func (e *explainCommand) Run(p *program) error {
 			}
 		}
 	} else {
-		entries, alike = decline.Explain(e.Code, decline.From(decline.Source(e.Source)), decline.OnNetwork(e.Network))
+		entries, alike = decline.Explain(e.Code, decline.Source(e.Source), e.Network)
 	}
 	list := make([]explained, 0, len(entries))
 	for _, entry := range entries {

@@ -169,7 +169,7 @@ func signalsOfCharge(t *testing.T) (charges map[string]store.Fact, signals map[s
 	require.Len(t, charges, 2)
 	for _, c := range clues(t) {
 		for source, f := range charges {
-			at, _ := decline.Explain(c.value, decline.From(decline.Frame))
+			at, _ := decline.Explain(c.value, decline.Frame, "")
 			if source == "frame" && len(at) == 0 && !strings.HasPrefix(c.name, frameStatus.name) {
 				continue // Stripe's own code
 			}
