@@ -17,7 +17,7 @@ import (
 // ClientSecret is the keyed hash of a payment's client secret, as a payment intent event gave it.
 type ClientSecret struct {
 	PaymentKey
-	Hash []byte
+	Hash []byte `db:"client_secret_hash"`
 }
 
 // CheckoutStream is the row of one open checkout stream: whoever pays the payment has the page before them.
@@ -54,7 +54,7 @@ type CheckoutShown struct {
 // ClientSecrets reads the known client secrets of payments by id alone, since a client secret tells neither account nor
 // mode. A payment whose events carried no secret is left out; one id may come back under several keys.
 func (s *Store) ClientSecrets(ctx context.Context, paymentIDs []string) ([]ClientSecret, error) {
-	rows, err := s.pool.Query(ctx, `
+	found, err := collect[ClientSecret](ctx, s.pool, `
 		SELECT p.payment_id, p.source, p.account, p.livemode, p.client_secret_hash
 		FROM unnest($1::text[]) AS k (payment_id)
 		CROSS JOIN LATERAL (
@@ -62,14 +62,6 @@ func (s *Store) ClientSecrets(ctx context.Context, paymentIDs []string) ([]Clien
 			WHERE payment_id = k.payment_id AND client_secret_hash IS NOT NULL
 			OFFSET 0
 		) p`, paymentIDs)
-	if err != nil {
-		return nil, fmt.Errorf("reading client secrets of %d payments: %w", len(paymentIDs), err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (ClientSecret, error) {
-		var c ClientSecret
-		err := row.Scan(&c.PaymentID, &c.Source, &c.Account, &c.Livemode, &c.Hash)
-		return c, err
-	})
 	if err != nil {
 		return nil, fmt.Errorf("reading client secrets of %d payments: %w", len(paymentIDs), err)
 	}
