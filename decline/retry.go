@@ -94,12 +94,10 @@ func (rd *reading) decideRetry(f *Facts, class *row, most int) Retry {
 }
 
 func (r Rules) maxRetries() int {
-	switch {
-	case r.MaxRetriesPerCharge <= 0:
+	if r.MaxRetriesPerCharge <= 0 {
 		return defaultMaxRetries
-	default:
-		return min(r.MaxRetriesPerCharge, mostMaxRetries)
 	}
+	return min(r.MaxRetriesPerCharge, mostMaxRetries)
 }
 
 // otherMethodHelps tells whether the customer can pay in another way: not when the fault is the merchant's request or

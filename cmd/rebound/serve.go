@@ -53,8 +53,7 @@ func (s *serveCommand) serve(ctx context.Context, c *config, p *program, log *za
 }
 
 // tuneMemory trades memory for fewer collections, in which an event spends a fifth of its time, and a short command as
-// much. A limit keeps the heap
-// from running away; both yield to the runtime's own variables.
+// much. A limit keeps the heap from running away; both yield to the runtime's own variables.
 func tuneMemory(environ []string) {
 	// In bytes: far above what a busy replica uses, and below the 512 MiB after which the README's unit file lets it be
 	// killed, which count more than the heap.
@@ -88,7 +87,7 @@ func prepareSchema(ctx context.Context, dsn string, migrate bool, log *zap.Logge
 		} else {
 			err = store.CheckSchema(ctx, dsn)
 		}
-		if err == nil || errors.Is(err, store.ErrSchemaBehind) || !unreachable(err) || time.Now().After(deadline) {
+		if !unreachable(err) || time.Now().After(deadline) {
 			return err
 		}
 		log.Warn("postgres.unreachable", zap.Error(err))

@@ -128,10 +128,7 @@ func (s *simulateCommand) secret(p *program) (string, error) {
 }
 
 func (s *simulateCommand) cases() ([]string, error) {
-	var all []string
-	for _, c := range sample.Cases() {
-		all = append(all, c.Name)
-	}
+	all := caseNames()
 	var names []string
 	for _, name := range s.Case {
 		switch {
@@ -146,12 +143,11 @@ func (s *simulateCommand) cases() ([]string, error) {
 	return names, nil
 }
 
-func caseNames() string {
-	var names []string
+func caseNames() (names []string) {
 	for _, c := range sample.Cases() {
 		names = append(names, c.Name)
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
 // webhookURL completes a server's address by the route of Stripe's webhook.

@@ -345,7 +345,7 @@ func within(ctx context.Context, f func()) {
 	}
 }
 
-// unreachable tells an error of the way to Postgres from one of its own.
+// unreachable tells an error of the way to Postgres from one of its own, and from none.
 func unreachable(err error) bool {
 	var connect *pgconn.ConnectError
 	var refused *pgconn.PgError
