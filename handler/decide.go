@@ -119,12 +119,12 @@ func (d Derived) noContact(a *attempt) bool {
 func (p Policy) checkoutNotice(d Derived, a *attempt, now time.Time) store.Notification {
 	n := p.notice(d, a, store.ChannelCheckout, TemplateAttempt, a.key, now)
 	n.DueAt = a.row.ReceivedAt
+	n.ShownCode, n.Locale = "", "" // the stream writes down what it has shown
 	if d.Payment.Livemode != p.Livemode {
 		n.Status, n.Reason = store.Suppressed, ReasonWrongMode
 		return n
 	}
-	n.Status, n.ShownCode, n.Locale = store.Sent, "", "" // the stream writes down what it has shown
-	n.SentAt = &n.DueAt
+	n.Status, n.SentAt = store.Sent, &n.DueAt
 	return n
 }
 

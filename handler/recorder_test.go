@@ -665,9 +665,12 @@ func TestACheckoutMessageThatNobodyHasSeenHasNoLanguageYet(t *testing.T) {
 	charge, intent := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
 	charge.Session, intent.Locale = OnSession, "fr"
 	for _, order := range [][]Fact{{charge, intent}, {intent, charge}} {
-		b := setup(t)
-		b.record(t, order...)
-		require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'checkout' AND locale = '' AND shown_code = ''`))
+		for _, mode := range []bool{charge.Livemode, !charge.Livemode} {
+			b := setup(t)
+			b.recorder.policy.Livemode = mode
+			b.record(t, order...)
+			require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE channel = 'checkout' AND locale = '' AND shown_code = ''`), mode)
+		}
 	}
 }
 
