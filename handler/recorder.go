@@ -526,8 +526,8 @@ func (r *Recorder) senderDecided(old, n store.Notification, then store.Payment, 
 	}
 	switch old.Status {
 	case store.Canceled:
-		return old.Reason == store.ReasonErased || old.Reason == ReasonSuperseded && then.Invoice == now.Invoice && then.OrderReference == now.OrderReference &&
-			then.Amount == now.Amount && then.Currency == now.Currency
+		return old.Reason == store.ReasonErased || old.Reason == ReasonSuperseded && then.Customer == now.Customer && then.Invoice == now.Invoice &&
+			then.OrderReference == now.OrderReference && then.Amount == now.Amount && then.Currency == now.Currency
 	case store.Suppressed:
 		switch old.Reason {
 		case store.ReasonUnsubscribed, store.ReasonBounced, store.ReasonCustomerDeleted, store.ReasonInvalidAddress,

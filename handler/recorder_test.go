@@ -736,6 +736,7 @@ func TestASupersededMailIsLookedAtAgainOnceItsPaymentIsForSomethingElse(t *testi
 		"order":    func(f *Fact) { f.OrderReference = "order_2" },
 		"amount":   func(f *Fact) { f.Amount++ },
 		"currency": func(f *Fact) { f.Currency = "eur" },
+		"customer": func(f *Fact) { f.Customer = "cus_2" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
