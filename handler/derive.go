@@ -307,7 +307,8 @@ func failedAttempts(facts []*Fact) []*attempt {
 				reports[f.EventID] = r
 			}
 			r.charge, r.latest = max(r.charge, f.Charge), max(r.latest, f.LatestCharge)
-			r.method, r.code = max(r.method, f.MethodID), max(r.code, cmp.Or(f.DeclineCode, f.ErrorCode))
+			set(&r.method, f.MethodID)
+			r.code = max(r.code, cmp.Or(f.DeclineCode, f.ErrorCode))
 			if NeverTwin(f.ErrorCode) {
 				r.alone = true
 			}
@@ -412,10 +413,10 @@ type anchor struct {
 	method string
 }
 
-// methodOf is the method that reports of one charge name; of several the greatest, so that it does not depend on their order.
+// methodOf is the method that reports of one charge name; of several the newest, since an erasure gives each another name.
 func methodOf(reports []*Fact) (method string) {
 	for _, f := range reports {
-		method = max(method, f.MethodID)
+		set(&method, f.MethodID)
 	}
 	return method
 }
@@ -447,8 +448,8 @@ func rank(f *Fact) int {
 	return 1
 }
 
-// report is what the renderings of an intent's failure say of its attempt; of several values the greatest, so that it does
-// not depend on their order.
+// report is what the renderings of an intent's failure say of its attempt; of several values the greatest, of several methods the
+// newest, as methodOf, so that it does not depend on their order.
 type report struct {
 	charge, latest string
 	method, code   string

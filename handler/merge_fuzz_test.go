@@ -81,6 +81,7 @@ func FuzzMerge(f *testing.F) {
 	f.Add([]byte{1, 0, 0x10, 3, 0, 1, 1, 0x20, 0, 4, 0x11, 3, 0, 0, 0, 0, 0, 7, 0x12, 0, 0, 0, 0, 0x20, 0})     // pending, with an invoice
 	f.Add([]byte{0, 0, 0x10, 0, 0, 1, 1, 0, 3, 1, 0x11, 1, 0, 0, 0, 0, 3, 2, 0x12, 2, 0, 0, 0, 0, 0x10})        // Frame's three, one screened
 	f.Add([]byte{0, 0, 0x10, 0, 0, 1, 1, 0, 0, 0, 0x11, 0xc3, 0, 2, 2, 0, 0, 2, 0x12, 1, 0, 0, 0, 0, 0, 5, 0x13, 2, 0, 0, 0, 0, 0})
+	f.Add([]byte{1, 0, 0, 0, 0, 0x05, 1, 0, 4, 0, 1, 0, 0, 0x09, 1, 0, 4, 1, 2, 0, 0x10, 0x04, 8, 0, 4}) // a charge whose reports name two methods
 	f.Fuzz(func(t *testing.T, data []byte) {
 		facts := factsFrom(data)
 		if len(facts) == 0 {
@@ -109,6 +110,16 @@ func FuzzMerge(f *testing.F) {
 			require.Equal(t, want.Payment, got.Payment, name)
 			require.Equal(t, want.Attempts, got.Attempts, name)
 			require.Equal(t, wantSaid, said, name)
+		}
+		// An erasure gives each method another name, and repeats come after it: which attempts there are may not rest on names.
+		renamed := slices.Clone(facts)
+		for i := range renamed {
+			renamed[i].MethodID = map[string]string{"pm_1": "pm_b", "pm_2": "pm_a"}[renamed[i].MethodID]
+		}
+		got, _ := derived(renamed)
+		require.Len(t, got.Failed, len(want.Failed))
+		for i, a := range got.Failed {
+			require.Equal(t, want.Failed[i].row.Events, a.row.Events, "renamed")
 		}
 	})
 }
