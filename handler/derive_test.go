@@ -322,6 +322,56 @@ func TestASuccessIsOfTheTimeThatItsEventSays(t *testing.T) {
 	require.EqualValues(t, testCreated+3600, derive(read).Payment.SucceededCreated, "all that is known")
 }
 
+// From the earliest failure on a success of the customer's supersedes it.
+func TestAPaymentHasFailedSinceItsEarliestFailure(t *testing.T) {
+	t.Parallel()
+	again := chargeFailed(2, "do_not_honor")
+	again.Created += 3600
+	require.EqualValues(t, testCreated, derive(again, chargeFailed(1, "insufficient_funds")).Payment.FailedCreated)
+}
+
+func TestTheNewestWordOnWhereTheCustomerWasStands(t *testing.T) {
+	t.Parallel()
+	older, newer := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+	older.Session, newer.Session = OnSession, OffSession
+	newer.Created++
+	require.Equal(t, OffSession, derive(newer, older).Attempts[0].Presence)
+}
+
+func TestAnAttemptWhoseFirstEventCameInTimeIsNoOldNews(t *testing.T) {
+	t.Parallel()
+	soon, late := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds")
+	soon.Moto, late.ReceivedAt = true, late.ReceivedAt.Add(time.Hour)
+	require.Equal(t, []string{"moto=strong"}, derive(soon, late).Attempts[0].Evidence)
+}
+
+// Of an invoice's payment the bank may ask for the customer's action while Stripe collects on its own.
+func TestAnActionAskedForOfAnInvoicesPaymentShowsNobody(t *testing.T) {
+	t.Parallel()
+	ask, charge := withCreated(fact("evt_a", "payment_intent.requires_action", "payment_intent"), testCreated-30), chargeFailed(1, "insufficient_funds")
+	require.Equal(t, OnSession, derive(ask, charge).Attempts[0].Presence)
+	charge.Invoice = "in_1"
+	require.Equal(t, OffSession, derive(ask, charge).Attempts[0].Presence)
+}
+
+// Frame's transfer knows the account that pays, its intent whose the payment is.
+func TestAFailureAtFrameIsOfTheCustomerWhomThePaymentIsOf(t *testing.T) {
+	t.Parallel()
+	transfer, intent := fact("evt_t", "transfer.failed", "transfer"), fact("evt_i", "charge_intent.canceled", "charge_intent")
+	transfer.Source, intent.Source, transfer.Customer = "frame", "frame", "acct_1"
+	key := transfer.PaymentKey
+	require.Equal(t, "cus_1", Derive(key, []Fact{transfer, intent}, nil, decline.Rules{}).Failed[0].row.Customer)
+}
+
+// A failure long after a charge that only latest_charge ties to it does not say what that charge was paid with.
+func TestAFailureLongAfterAChargeDoesNotNameItsMethod(t *testing.T) {
+	t.Parallel()
+	charge, twin, stale := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), intentFailed(1, "do_not_honor")
+	charge.MethodID, twin.EventID, stale.EventID, stale.MethodID = "", "evt_z", "evt_a", "pm_2"
+	twin.Created, stale.Created = testCreated+30, testCreated-twinWindow-1
+	require.Len(t, derive(charge, stale, twin).Failed, 2)
+}
+
 func TestAnInvoicesAmountIsNotThePayments(t *testing.T) {
 	t.Parallel()
 	invoice := fact("evt_in", "invoice.payment_failed", "invoice")

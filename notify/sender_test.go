@@ -225,12 +225,20 @@ func TestTheClaimReadsThePayment(t *testing.T) {
 		status string
 		reason string
 	}{
-		"recovered":                  {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Canceled, "recovered"},
-		"pending":                    {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, ""},
-		"the invoice was settled":    {`INSERT INTO invoices VALUES ('in_1', 'stripe', '', false, 'paid', '', 1); UPDATE payments SET invoice = 'in_1'`, store.Canceled, "superseded"},
-		"a later success, same sum":  {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Canceled, "superseded"},
-		"a later success, other sum": {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', 1, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Sent, ""},
-		"an earlier success":         {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created - 60, now() FROM payments`, store.Sent, ""},
+		"recovered":                         {`UPDATE payments SET status = 'recovered' WHERE payment_id = 'pi_1'`, store.Canceled, "recovered"},
+		"pending":                           {`UPDATE payments SET status = 'pending' WHERE payment_id = 'pi_1'`, store.Held, ""},
+		"the invoice was settled":           {`INSERT INTO invoices VALUES ('in_1', 'stripe', '', false, 'paid', '', 1); UPDATE payments SET invoice = 'in_1'`, store.Canceled, "superseded"},
+		"a later success, same sum":         {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Canceled, "superseded"},
+		"a later success, other sum":        {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', 1, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Sent, ""},
+		"a later success, same order":       {`UPDATE payments SET order_reference = 'order_1'; INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', '', '', order_reference, 1, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Canceled, "superseded"},
+		"a later success, same invoice":     {`UPDATE payments SET invoice = 'in_1'; INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', '', invoice, '', 1, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Canceled, "superseded"},
+		"an earlier success of the order":   {`UPDATE payments SET order_reference = 'order_1'; INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', '', '', order_reference, 1, currency, NULL, NULL, 0, failed_created - 60, now() FROM payments`, store.Sent, ""},
+		"an earlier success of the invoice": {`UPDATE payments SET invoice = 'in_1'; INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', '', invoice, '', 1, currency, NULL, NULL, 0, failed_created - 60, now() FROM payments`, store.Sent, ""},
+		"another account's later success":   {`INSERT INTO payments SELECT 'pi_2', source, 'acct_2', livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Sent, ""},
+		"the other mode's later success":    {`INSERT INTO payments SELECT 'pi_2', source, account, NOT livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Sent, ""},
+		"another provider's later success":  {`INSERT INTO payments SELECT 'pi_2', 'frame', account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Sent, ""},
+		"a guest's later success":           {`UPDATE payments SET customer = ''; INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', '', '', '', amount, currency, NULL, NULL, 0, failed_created + 60, now() FROM payments`, store.Sent, ""},
+		"an earlier success":                {`INSERT INTO payments SELECT 'pi_2', source, account, livemode, 'recovered', '', customer, '', '', amount, currency, NULL, NULL, 0, failed_created - 60, now() FROM payments`, store.Sent, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
