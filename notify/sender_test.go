@@ -204,6 +204,22 @@ func TestADueMailOfAFailingPaymentGoesOutOnce(t *testing.T) {
 	require.Zero(t, n.Owner)
 }
 
+// Of two attempts the older one's event may come last.
+func TestAMailSpeaksOfTheNewestAttemptWhicheverCameLast(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "buyer@example.com")
+	b.exec(t, `UPDATE attempts SET detail = (detail::jsonb || '{"au": 1}')::text`)
+	b.exec(t, `INSERT INTO attempts SELECT (jsonb_populate_record(a, jsonb_build_object('id', 'fl_newer', 'received_at', received_at - interval '1 second',
+		'detail', (detail::jsonb || '{"au": 2, "pub": "expired_card"}')::text))).* FROM attempts a`)
+	b.clock.forward(time.Minute)
+	_, err := s.Deliver(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, "expired_card", b.post.letters[0].Public.Code)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM notifications WHERE failure_id = 'fl_newer' AND shown_code = 'expired_card'`))
+}
+
 func TestManySendersSendOneMail(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -725,7 +741,7 @@ func TestRefusalsWithAnAcceptedMailBetweenThemDoNotPauseSending(t *testing.T) {
 func TestOneMailboxGetsNoMoreThanItsLimit(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	s := b.sender(t)
+	s := b.sender(t, func(c *Config) { c.Reminders = []time.Duration{72 * time.Hour} }) // a mail that is only planned does not count
 	for i, p := range []string{"pi_1", "pi_2", "pi_3"} {
 		id := b.failing(t, p, "Buyer@example.com")
 		b.clock.forward(time.Minute)
