@@ -23,13 +23,14 @@ type world struct {
 	rng     *rand.Rand
 	now     int64
 	payment string
+	live    bool // the payment is of the mode in which nobody is to be told
 	events  []worldEvent
 }
 
 func newWorld(rng *rand.Rand, base int64) []worldEvent {
 	w := &world{rng: rng}
 	for i := range 3 + rng.IntN(4) {
-		w.now, w.payment = base+int64(rng.IntN(3)), fmt.Sprintf("p%d", i)
+		w.now, w.payment, w.live = base+int64(rng.IntN(3)), fmt.Sprintf("p%d", i), w.sometimes(6)
 		if w.sometimes(7) {
 			w.framePayment(w.payment)
 		} else {
@@ -49,7 +50,7 @@ func (w *world) later() { w.now += int64(w.rng.IntN(3)) }
 
 // add makes an event; version is empty for Frame, whose data is the object itself.
 func (w *world) add(name, version, eventType string, request any, object fields) {
-	event := fields{"id": "evt_" + name, "object": "event", "created": w.now, "livemode": false, "type": eventType, "data": object}
+	event := fields{"id": "evt_" + name, "object": "event", "created": w.now, "livemode": w.live, "type": eventType, "data": object}
 	if version != "" {
 		event["api_version"], event["request"], event["data"] = version, fields{"id": request}, fields{"object": object}
 	}
@@ -76,6 +77,7 @@ func (w *world) stripePayment(p string) {
 	if !chargeOnly && w.sometimes(4) {
 		invoice, version = "in_"+p, "2024-06-20"
 	}
+	atPage := w.sometimes(6) || w.live && w.sometimes(2)
 	var request any // null: nobody was there
 	if w.sometimes(4) {
 		request = "req_" + p
@@ -88,6 +90,14 @@ func (w *world) stripePayment(p string) {
 		if invoice != "" {
 			f["invoice"] = invoice
 		}
+		said := fields{}
+		if atPage {
+			said["session"] = "on_session"
+		}
+		if w.sometimes(3) { // not each of the payment's events says it
+			said["locale"] = w.pick("de", "fr")
+		}
+		f["metadata"] = said
 		return f
 	}
 	intent := func() fields { return object("payment_intent", "pi_"+p) }
