@@ -368,7 +368,7 @@ func TestAFailureLongAfterAChargeDoesNotNameItsMethod(t *testing.T) {
 	t.Parallel()
 	charge, twin, stale := chargeFailed(1, "insufficient_funds"), intentFailed(1, "insufficient_funds"), intentFailed(1, "do_not_honor")
 	charge.MethodID, twin.EventID, stale.EventID, stale.MethodID = "", "evt_z", "evt_a", "pm_2"
-	twin.Created, stale.Created = testCreated+30, testCreated-twinWindow-1
+	twin.Created, stale.Created = testCreated+30, testCreated-TwinWindow-1
 	require.Len(t, derive(charge, stale, twin).Failed, 2)
 }
 

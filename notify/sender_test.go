@@ -1388,7 +1388,7 @@ func TestTheLinkOfAMailWhoseSenderDiedUnsubscribes(t *testing.T) {
 func TestTheLinkOfAMailHasItsLanguageFromTheStart(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	s := b.sender(t, func(c *Config) { c.DefaultLocale = "de" })
+	s := b.sender(t, func(c *Config) { c.AccountLocales = map[string]string{"": "de"} })
 	id := b.failing(t, "pi_1", "buyer@example.com")
 	b.clock.forward(time.Minute)
 	var opened store.Link
