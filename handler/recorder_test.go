@@ -277,6 +277,18 @@ func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch3'`))
 }
 
+// A database that another commit's first migration made, say: no event is at fault, and all of them would go to quarantine.
+func TestAnEventIsSentAgainWhereATableHasAColumnThatNobodyFills(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, err := b.store.Pool().Exec(t.Context(), `ALTER TABLE payments ADD COLUMN unheard_of timestamptz NOT NULL`)
+	require.NoError(t, err)
+	w := &waiting{delivery: Delivery{Facts: []Fact{chargeFailed(1, "insufficient_funds")}}, answer: make(chan error, 1)}
+	b.recorder.commit(t.Context(), []*waiting{w})
+	require.Error(t, <-w.answer, "the provider sends it again")
+	require.Zero(t, b.count(t, `SELECT count(*) FROM quarantine`))
+}
+
 // A database that was moved by logical replication has its rows, and its sequences as they were made.
 func TestADatabaseWhoseSequencesWereLeftBehindLosesNoEvent(t *testing.T) {
 	t.Parallel()

@@ -156,8 +156,8 @@ func IsDataError(err error) bool {
 	switch pg.Code[:2] {
 	case "22", "23", "54": // data exception, integrity constraint, program limit exceeded
 		// A number that is taken is no fault of what came: the job queue's stand behind its rows where a database was moved without
-		// its sequences.
-		return pg.Code != "23505"
+		// its sequences. Nor is a column that must be filled and is not: a row fills every such column that this program knows.
+		return pg.Code != "23505" && pg.Code != "23502"
 	}
 	return false
 }
