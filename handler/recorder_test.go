@@ -277,6 +277,19 @@ func TestARowThatPostgresRefusesDoesNotFailItsNeighbours(t *testing.T) {
 	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM quarantine WHERE event_id = 'evt_ch3'`))
 }
 
+// Rows outlive the programs that wrote them, and replicas of two versions read each other's.
+func TestARowIsReadThoughItNamesWhatNoFieldIsKeptUnderNow(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.record(t, chargeFailed(1, "lost_card"))
+	for _, table := range []string{"facts", "attempts"} {
+		_, err := b.store.Pool().Exec(t.Context(), `UPDATE `+table+` SET detail = '{"oc":1772366398,"zz":{"or":[null,{}]},'||substr(detail, 2)`)
+		require.NoError(t, err)
+	}
+	b.record(t, intentFailed(1, "do_not_honor"))
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM attempts WHERE detail::json->>'or' = 'lost_card' AND detail::json->>'dc' = 'do_not_honor'`))
+}
+
 // A database that another commit's first migration made, say: no event is at fault, and all of them would go to quarantine.
 func TestAnEventIsSentAgainWhereATableHasAColumnThatNobodyFills(t *testing.T) {
 	t.Parallel()
