@@ -435,6 +435,37 @@ func TestAMailIsNotTooOldForAnAttemptThatCameWhileItWasClaimed(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }
 
+// The job that is made for it may come while that which made it is still at work, and a process has one at a time for a mail.
+func TestTheJobOfAMailThatIsLookedAtAgainIsNotLost(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var s *Sender
+	var id string
+	settled := make(chan struct{})
+	s = b.sender(t, func(c *Config) {
+		c.Log = zap.New(zapcore.RegisterHooks(c.Log.Core(), func(e zapcore.Entry) error {
+			if e.Message != "notification.suppressed" {
+				return nil
+			}
+			defer close(settled)
+			if b.count(t, `WITH due AS (DELETE FROM river_job WHERE args->>'notification_id' = $1 AND scheduled_at <= $2 RETURNING id)
+				SELECT count(*) FROM due`, id, b.clock.now()) == 1 { // as River does it at once
+				deliver(t, s, id)
+			}
+			return nil
+		}))
+	})
+	id = b.failing(t, "pi_1", "buyer@example.com")
+	b.clock.forward(30 * time.Hour)
+	b.exec(t, `CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		UPDATE attempts SET id = 'fl_2', received_at = NEW.updated_at WHERE payment_id = 'pi_1'; RETURN NEW; END $$`)
+	b.exec(t, `CREATE TRIGGER again AFTER UPDATE ON notifications FOR EACH ROW WHEN (OLD.owner = 0 AND NEW.owner <> 0) EXECUTE FUNCTION again()`)
+	deliver(t, s, id)
+	<-settled
+	require.Equal(t, store.Held, b.notification(t, id).Status)
+	require.Equal(t, 1, b.count(t, `SELECT count(*) FROM river_job WHERE args->>'notification_id' = $1`, id))
+}
+
 // failsAgain stores a second failed attempt of a payment, as the recorder does, and does something between reading and writing.
 func (b *bench) failsAgain(t *testing.T, id, payment string, between func()) {
 	t.Helper()

@@ -196,8 +196,9 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 			return err
 		}
 		if n.Status == Suppressed && failedAgain {
-			// It was judged by an attempt that is not the newest any more: by its age, as a rule.
-			again := s.Now()
+			// It was judged by an attempt that is not the newest any more: by its age, as a rule. Not at once, since a job that comes
+			// while this one is at work finds nothing to do.
+			again := s.Now().Add(time.Second)
 			n.Status, n.Reason, n.NextTryAt = Held, "", &again
 		}
 		if n.Status == Held && status != Held {
