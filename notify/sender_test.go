@@ -372,6 +372,24 @@ func TestAnAttemptThatComesWhileAMailIsRefusedHasItsTime(t *testing.T) {
 	require.Equal(t, store.Sent, b.notification(t, id).Status)
 }
 
+// A delivery that Stripe repeats for days may tell of an attempt before the one that the mail speaks of.
+func TestALateWordOfAnOlderAttemptHoldsNoMailOn(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.sender(t)
+	id := b.failing(t, "pi_1", "")
+	b.clock.forward(time.Minute)
+	deliver(t, s, id)
+	require.Equal(t, store.ReasonNoAddress, b.notification(t, id).Reason)
+	b.clock.forward(23 * time.Hour)
+	b.exec(t, `INSERT INTO attempts SELECT (jsonb_populate_record(a, jsonb_build_object('id', 'fl_0', 'attempt_key', 'ch_0', 'occurred_at', occurred_at - interval '1 day',
+		'received_at', $1::timestamptz))).* FROM attempts a`, b.clock.now())
+	b.exec(t, `UPDATE attempts SET detail = jsonb_set(detail::jsonb, '{au}', '2')::text WHERE id = 'fl_pi_1'`)
+	b.clock.forward(2 * time.Hour)
+	require.NoError(t, s.Wake(t.Context()))
+	require.Equal(t, store.Suppressed, b.notification(t, id).Status, "to an address that came now the sender would say that it is too old")
+}
+
 // What a statement began to see may be over by the time that it has a row's lock: of the row it looks again, of other tables it does not.
 func TestAMailWhosePaymentFailsAgainAsOldOnesEndIsHeldOn(t *testing.T) {
 	t.Parallel()
@@ -397,8 +415,8 @@ func TestAMailWhosePaymentFailsAgainAsOldOnesEndIsHeldOn(t *testing.T) {
 		return b.count(t, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 7
 			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 1
 	}, 10*time.Second, 10*time.Millisecond)
-	_, err = test.Exec(t.Context(), `INSERT INTO all_attempts SELECT (jsonb_populate_record(a, jsonb_build_object('id', 'fl_2', 'received_at', $1::timestamptz))).*
-		FROM all_attempts a WHERE payment_id = 'pi_2'`, b.clock.now())
+	_, err = test.Exec(t.Context(), `INSERT INTO all_attempts SELECT (jsonb_populate_record(a, jsonb_build_object('id', 'fl_2', 'received_at', $1::timestamptz,
+		'detail', jsonb_set(detail::jsonb, '{au}', '2')::text))).* FROM all_attempts a WHERE payment_id = 'pi_2'`, b.clock.now())
 	require.NoError(t, err)
 	_, err = test.Exec(t.Context(), `UPDATE notifications SET failure_id = 'fl_2' WHERE id = $1`, id)
 	require.NoError(t, err)

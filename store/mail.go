@@ -185,8 +185,7 @@ func (s *Store) Settle(ctx context.Context, owner int64, x Settlement) (bool, er
 		}
 		var payment, status, reason, customer string
 		var failedAgain bool
-		err := tx.QueryRow(ctx, `SELECT p.status, n.status, n.reason, n.customer, n.failure_id IS DISTINCT FROM (SELECT a.id FROM attempts a
-				WHERE `+sameKey("a", "n")+` AND a.result = 'failed' ORDER BY (a.detail::json->>'au')::bigint DESC LIMIT 1)
+		err := tx.QueryRow(ctx, `SELECT p.status, n.status, n.reason, n.customer, n.failure_id IS DISTINCT FROM `+newestFailed("id")+`
 			FROM notifications n JOIN payments p ON `+sameKey("p", "n")+`
 			WHERE n.id = $1 AND n.owner = $2 FOR SHARE OF p`, n.ID, owner).Scan(&payment, &status, &reason, &customer, &failedAgain)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -308,8 +307,15 @@ func (s *Store) ExpireHeld(ctx context.Context, maxAge time.Duration) (ended int
 	}
 }
 
-// failedSince tells of a row n of notifications whether an attempt of its payment has failed since $2.
-var failedSince = `EXISTS (SELECT FROM attempts a WHERE ` + sameKey("a", "n") + ` AND a.result = 'failed' AND a.received_at >= $2)`
+// newestFailed reads a column of the newest failed attempt of a row n of notifications' payment: the one that Claim has it speak of.
+func newestFailed(column string) string {
+	return `(SELECT a.` + column + ` FROM attempts a WHERE ` + sameKey("a", "n") + ` AND a.result = 'failed'
+		ORDER BY (a.detail::json->>'au')::bigint DESC LIMIT 1)`
+}
+
+// failedSince tells of a row n of notifications whether its payment's newest failed attempt became known since $2. An older one
+// that did gives the mail no more time: the sender goes by the newest.
+var failedSince = `coalesce(` + newestFailed("received_at") + ` >= $2, false)`
 
 func (s *Store) expireSome(ctx context.Context, maxAge time.Duration) (ended int64, err error) {
 	now := s.Now()
