@@ -251,10 +251,14 @@ func near(paymentID string) string {
 	return strings.ToLower(rest)
 }
 
-// ReadOnly tells whether Postgres answers but takes no writes: it is a standby, or has been made read-only. It asks on a
-// connection that records deliveries: where there are too few for those, that is an error.
+// ReadOnly tells whether Postgres answers but takes no writes: it is a standby, or has been made read-only. Where no connection
+// records deliveries yet it asks on one of those: that there is none to be had is an error.
 func (s *Store) ReadOnly(ctx context.Context) (readOnly bool, err error) {
-	if err := s.ingest.QueryRow(ctx, `SELECT current_setting('transaction_read_only')::boolean`).Scan(&readOnly); err != nil {
+	pool := s.pool
+	if stat := s.ingest.Stat(); stat.AcquiredConns()+stat.IdleConns() == 0 {
+		pool = s.ingest
+	}
+	if err := pool.QueryRow(ctx, `SELECT current_setting('transaction_read_only')::boolean`).Scan(&readOnly); err != nil {
 		return false, fmt.Errorf("asking Postgres whether it takes writes: %w", err)
 	}
 	return readOnly, nil

@@ -104,7 +104,10 @@ func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
 		_, err = admin.Exec(t.Context(), `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = `+value+`', current_database()); END $$`)
 		require.NoError(t, err)
 	}
-	set("on") // before there is a connection that records
+	_, err := s.ReadOnly(t.Context()) // there is a connection that records from now on
+	require.NoError(t, err)
+	set("on")
+	s.Pool().Reset()
 	readOnly, err := s.ReadOnly(t.Context())
 	require.NoError(t, err, "it is used, so that somebody can tell what is the matter")
 	require.True(t, readOnly)
@@ -114,11 +117,33 @@ func TestAReadOnlySessionIsUsedOnce(t *testing.T) {
 	require.False(t, readOnly, "the same session would still be read-only")
 }
 
-func TestWhereNoConnectionCanRecordReadinessDoesNotCallItWritable(t *testing.T) {
+func TestWhereNoConnectionCanRecordReadinessSaysSo(t *testing.T) {
 	t.Parallel()
-	s := openPool(t, storetest.New(t), 4)
+	s, _ := openBesideAdmin(t)
+	elsewhere := s.Pool().Config().ConnConfig.Copy()
+	database := pgx.Identifier{elsewhere.Database}.Sanitize()
+	elsewhere.Database = "postgres"
+	admin, err := pgx.ConnectConfig(t.Context(), elsewhere)
+	require.NoError(t, err)
+	defer admin.Close(context.Background())
+	allow := func(value string) {
+		t.Helper()
+		_, err := admin.Exec(t.Context(), `ALTER DATABASE `+database+` ALLOW_CONNECTIONS `+value)
+		require.NoError(t, err)
+	}
+	allow("false")
+	_, err = s.Readiness(t.Context())
+	require.NoError(t, err, "the connections that there are go on")
+	_, err = s.ReadOnly(t.Context())
+	require.Error(t, err)
+	allow("true")
+	_, err = s.ReadOnly(t.Context())
+	require.NoError(t, err)
+
 	taken, end := make(chan struct{}), make(chan struct{})
 	var all sync.WaitGroup
+	defer all.Wait()
+	defer close(end)
 	for range 2 {
 		all.Go(func() {
 			_ = s.InIngest(t.Context(), func(*store.Ingest) error {
@@ -129,12 +154,8 @@ func TestWhereNoConnectionCanRecordReadinessDoesNotCallItWritable(t *testing.T) 
 		})
 		<-taken
 	}
-	patient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	patient, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	_, err := s.ReadOnly(patient)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	close(end)
-	all.Wait()
-	_, err = s.ReadOnly(t.Context())
-	require.NoError(t, err)
+	_, err = s.ReadOnly(patient)
+	require.NoError(t, err, "those that record are only busy, as with a slow disk")
 }
