@@ -275,11 +275,13 @@ func (s *Sender) send(ctx context.Context, owner *store.Owner, c *store.Claimed)
 		return end(store.Held, store.ReasonNoAddress)
 	}
 	var address, mailbox string
-	if !slices.ContainsFunc(to.Emails, func(email string) (ok bool) {
-		address = email
-		mailbox, ok = s.Mailer.Mailbox(email)
-		return ok
-	}) {
+	usable := false
+	for _, address = range to.Emails {
+		if mailbox, usable = s.Mailer.Mailbox(address); usable {
+			break
+		}
+	}
+	if !usable {
 		return end(store.Suppressed, store.ReasonInvalidAddress)
 	}
 	n.Mailbox = s.Store.HashMailbox(mailbox)

@@ -60,14 +60,7 @@ func TestWhatPagesHaveShownAndADerivationDoNotWaitForEachOther(t *testing.T) {
 				func() error { return derive(order...) },
 			} {
 				go func() { done <- f() }()
-				require.Eventually(t, func() bool {
-					var waiting int
-					_, err := tx.Exec(t.Context(), `SELECT pg_stat_clear_snapshot()`)
-					require.NoError(t, err)
-					require.NoError(t, tx.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
-						WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting))
-					return waiting == i+1
-				}, 10*time.Second, 10*time.Millisecond)
+				untilWaiting(t, tx, i+1)
 			}
 			require.NoError(t, tx.Commit(t.Context()))
 			require.NoError(t, <-done, "order %v, held %d", order, held)
@@ -100,17 +93,23 @@ func TestAHeartbeatAndTheEndOfItsStreamsDoNotWaitForEachOther(t *testing.T) {
 			func() error { return s.KeepCheckoutStreams(t.Context(), order) },
 		} {
 			go func() { done <- f() }()
-			require.Eventually(t, func() bool {
-				var waiting int
-				_, err := tx.Exec(t.Context(), `SELECT pg_stat_clear_snapshot()`)
-				require.NoError(t, err)
-				require.NoError(t, tx.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
-					WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting))
-				return waiting == i+1
-			}, 10*time.Second, 10*time.Millisecond)
+			untilWaiting(t, tx, i+1)
 		}
 		require.NoError(t, tx.Commit(t.Context()))
 		require.NoError(t, <-done)
 		require.NoError(t, <-done)
 	}
+}
+
+// untilWaiting returns once so many of the database's sessions wait for a lock.
+func untilWaiting(t *testing.T, tx pgx.Tx, sessions int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var waiting int
+		_, err := tx.Exec(t.Context(), `SELECT pg_stat_clear_snapshot()`)
+		require.NoError(t, err)
+		require.NoError(t, tx.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting))
+		return waiting == sessions
+	}, 10*time.Second, 10*time.Millisecond)
 }
